@@ -109,5 +109,5 @@ def test_another_server_is_no_gateway(stored, page, answer):
     port, lines, _ = stored
     lines.append(answer)
     client = sync.QMTClient("127.0.0.1", port)
-    with pytest.raises(Disconnected, match="is no gateway: /api|was cut off"):
+    with pytest.raises(Disconnected, match=r"is no gateway: /api|was cut off"):
         client.last([A]) if page == "last" else client.ticks(A)
