@@ -202,6 +202,32 @@ def test_streams_without_codes_to_add_say_so(make):
         make(QMTClient("host")).add([B])
 
 
+@pytest.mark.parametrize("code", [600519, None, "", "6" * 41])
+def test_what_cannot_be_a_code_is_refused_at_once(code):
+    with pytest.raises(BadRequest, match="must be codes such as"):
+        QMTClient("host").realtime([A, code])
+
+
+def test_changes_and_ends_are_answered_by_a_loop_that_has_stopped():
+    stream = control.Control(QMTClient("host").realtime([A])._control._stream)
+
+    async def begin():
+        stream.begin()
+
+    asyncio.run(begin())
+    stream._loop = asyncio.new_event_loop()
+    # Nothing runs what is handed to it.
+    added, closed = stream.add([B]), stream.close(begin)
+    assert not added.done()
+    stream.ended()
+    stream._loop.close()
+    with pytest.raises(Disconnected, match="the stream has ended"):
+        added.result(0)
+    assert closed.result(0) is None
+    with pytest.raises(Disconnected, match="the stream has ended"):
+        stream.add([B]).result(0)
+
+
 async def test_a_server_without_the_control_layer_is_told_apart(scripted):
     async with QMTClient("127.0.0.1", scripted).realtime([A]) as stream:
         assert await anext(stream) == tick(A, 1)

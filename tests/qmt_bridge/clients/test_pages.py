@@ -103,19 +103,18 @@ def test_a_notice_of_stored_records_that_fails_is_told(stored):
         sync.QMTClient("127.0.0.1", port, on_state=lambda state: 1 / 0).ticks(A, library="records")
 
 
-@pytest.mark.parametrize("line", ["<html>a proxy</html>", "[1]"])
-def test_an_answer_that_is_not_of_a_gateway_is_told(stored, line):
-    port, lines, _ = stored
-    lines.append(line)
-    client = sync.QMTClient("127.0.0.1", port)
-    with pytest.raises(Disconnected, match="is no gateway: /api/last is no JSON object"):
-        client.last([A], library="records")
-    with pytest.raises(Disconnected, match="is no gateway: /api/ticks"):
-        client.ticks(A, library="records")
-
-
 async def test_an_answer_that_was_cut_off_is_an_error(stored):
     port, lines, _ = stored
     lines.append(json.dumps({"time": 1}))
     with pytest.raises(Disconnected, match="cut off after 1 records"):
         await QMTClient("127.0.0.1", port).ticks(A)
+
+
+@pytest.mark.parametrize("answer", ["<html>", "[1]", "{}", '{"records": 5}'])
+@pytest.mark.parametrize("page", ["last", "ticks"])
+def test_another_server_is_no_gateway(stored, page, answer):
+    port, lines, _ = stored
+    lines.append(answer)
+    client = sync.QMTClient("127.0.0.1", port)
+    with pytest.raises(Disconnected, match=r"is no gateway: /api|was cut off"):
+        client.last([A]) if page == "last" else client.ticks(A)

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from qmt_bridge import QMTClient, ServerError, l2_topic, quote_topic, sync, whole_topic
+from qmt_bridge import Disconnected, QMTClient, ServerError, l2_topic, quote_topic, sync, whole_topic
 from qmt_bridge import client as client_module
+from qmt_bridge.clients import shared_connection
 from qmt_bridge.clients.control import Ack
 from qmt_bridge.reading import backlog
 from tests.support.rig import DEADLINE
@@ -180,3 +181,20 @@ def test_the_synchronous_client_shares_too(rig, opened):
     assert got == {A: [tick(A, 1)], B: [tick(B, 1)]}
     assert opened == ["realtime"]
     assert "connected" in [state.state for state in told]
+
+
+def test_a_code_that_is_being_added_when_the_client_ends_is_answered(rig, monkeypatch):
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    with sync.QMTClient("127.0.0.1", rig.servers[-1].port, share=True) as c:
+        stream = c.realtime([A])
+        reading = threading.Thread(target=lambda: list(stream))
+        reading.start()
+        wait_for(lambda: quote_topic(A, "tick") in rig.source.wanted)
+        monkeypatch.setattr(shared_connection.SharedConnection, "add", never)
+        answer = stream._exchange.frames.add([B])
+        c.close()
+        reading.join(DEADLINE)
+    with pytest.raises(Disconnected, match="the stream has ended"):
+        answer.result(DEADLINE)
