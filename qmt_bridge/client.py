@@ -404,7 +404,7 @@ class QMTClient:
             control.begin()
             member = Member(set(stream.codes), Backlog(stream.versions, joined=stream.joined))
             shared = self._shared_connection(stream)
-            shared.join(member)
+            shared.join(member, control.connection)
             try:
                 control.joined(
                     member.mailbox,
@@ -489,7 +489,7 @@ class QMTClient:
             await self._tell(StreamState("connecting", stream.path, attempt=retries.begin()))
             try:
                 opening = self._open(stream, min(_OPEN_TIMEOUT, retries.left(now())))
-                socket = await control.unless_closed(opening)
+                socket = await control.unless_closed(opening, lambda opened: opened.transport.abort())
             except (OSError, WebSocketException) as exc:
                 if is_final(exc) or retries.is_over(now()):
                     raise Disconnected(None, f"cannot connect to {self._base}{stream.path}: {exc}") from exc

@@ -22,6 +22,7 @@ from qmt_bridge.clients.exchange import Exchange, running
 from qmt_bridge.clients.loop_thread import LoopThread
 from qmt_bridge.clients.stream import StreamState
 from qmt_bridge.clients.subscription import Subscription
+from qmt_bridge.errors import CallbackError
 from qmt_bridge.frames import Library
 
 __all__ = ["Ack", "Background", "QMTClient", "Rejected", "Stream", "StreamState"]
@@ -235,11 +236,18 @@ class QMTClient:
         part = self._client.pages.ticks(code, start, end, period, fields, library)
         if self._on_state is not None:
             for state in part.gaps:
-                self._on_state(state)
+                _told(self._on_state, state)
         return part.shown
 
     def _stream(self, frames: Subscription) -> Stream:
         return Stream(Exchange(self._thread, frames), self)
+
+
+def _told(on_state: Callable[[StreamState], object], state: StreamState) -> None:
+    try:
+        on_state(state)
+    except Exception as exc:
+        raise CallbackError(state) from exc
 
 
 def _elsewhere(name: str, function: Callable[[Any], object] | None) -> Callable[[Any], object] | None:

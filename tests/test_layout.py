@@ -269,8 +269,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # What is written for which answers; the questions and the files are elsewhere.
     ("qmt_bridge/commands/init/answers.py", set(), IMPURE),
     ("qmt_bridge/commands/init/settings_file.py", {"qmt_bridge.config"}, IMPURE),
-    # Only the names of the sources are asked of the feeder.
-    ("qmt_bridge/commands/init/command.py", {"qmt_bridge", "click", "feeder.app"}, {"asyncio", "threading"}),
+    # Only the names of the sources, and how an account is written, are asked of the feeder.
+    (
+        "qmt_bridge/commands/init/command.py",
+        {"qmt_bridge", "click", "feeder.app", "feeder.xt.trading.accounts"},
+        {"asyncio", "threading"},
+    ),
     # The texts for people: tables, and how click is told of them.
     ("qmt_bridge/language/wrapping.py", set(), IMPURE),
     (

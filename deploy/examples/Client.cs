@@ -164,7 +164,7 @@ class Client
         }
     }
 
-    /// <summary>Says goodbye; <c>Receive</c> ends with the answer, or after a second.</summary>
+    /// <summary>Sends a close frame; <c>Receive</c> ends with the answer, or after a second.</summary>
     static async void Close(ClientWebSocket socket)
     {
         try

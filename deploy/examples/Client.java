@@ -267,7 +267,7 @@ public class Client {
         }
     }
 
-    /** Ctrl-C: says goodbye and waits for the answer, a second at most. */
+    /** Ctrl-C: sends a close frame and waits for the answer, a second at most. */
     private void stop() {
         stopping = true;
         connection.stop();

@@ -186,9 +186,9 @@ fn follow(base: &str, stream: &mut dyn Stream, opened: &mut bool) -> Result<End,
     let mut said_goodbye = None;
     loop {
         if STOPPING.load(Ordering::Relaxed) {
-            let goodbye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+            let closing = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             let since = *said_goodbye.get_or_insert_with(|| {
-                let _ = socket.close(Some(goodbye)).and_then(|()| socket.flush()); // it may be lost already
+                let _ = socket.close(Some(closing)).and_then(|()| socket.flush()); // it may be lost already
                 Instant::now()
             });
             if since.elapsed() > Duration::from_secs(1) {

@@ -64,7 +64,7 @@ async function fill(topic, at, epoch, seq) {
     for (const [storedEpoch, storedSeq, , , body] of answer?.frames ?? []) {
       for (const { after, before, reason } of answer.holes) {
         const isNext = before?.epoch === storedEpoch && before.seq === storedSeq;
-        // The store may have missed the first messages of a feeder, of which the live one is the first.
+        // The store may lack the first messages of a feeder, of which the live one is the first.
         const isLive = after?.epoch === epoch && after.seq === seq - 1;
         if (isNext && !isLive) console.log(`gap ${at.code} ${reason}`);
       }
@@ -80,7 +80,7 @@ async function fill(topic, at, epoch, seq) {
 
 for await (const [head, body] of news) {
   const topic = head.subarray(0, -STAMP).toString();
-  // Numbers, as JSON.parse makes them: an epoch is rounded to 256 ns, which the store knows.
+  // Numbers, as JSON.parse makes them: an epoch is rounded to 256 ns, and the store compares it rounded.
   const epoch = Number(head.readBigUInt64BE(head.length - STAMP));
   const seq = Number(head.readBigUInt64BE(head.length - STAMP + 8));
   const at = topics.get(topic);

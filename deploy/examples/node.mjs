@@ -41,7 +41,7 @@ class Ticks {
       if (!complete) console.log(`gap ${code} ${reason}`);
     }
     if (frame.type !== "data") return;
-    // JavaScript rounds the epoch to 256 ns; the gateway knows that.
+    // JavaScript rounds the epoch to 256 ns, and the gateway compares it rounded.
     const { epoch, seq, market } = frame;
     for (const [code, records] of Object.entries(frame.data)) {
       const last = this.#positions[code];

@@ -11,6 +11,9 @@ from typing import Any, Literal, TypedDict
 
 from qmt_bridge.errors import BadRequest, ConfigError
 
+# Characters of a code by which a gateway names it; those that exist have at most 38.
+_LONGEST_CODE = 40
+
 
 class QuoteOptions(TypedDict, total=False):
     """How a subscription is served, by a gateway that knows the control layer (docs/websocket.md)."""
@@ -45,11 +48,16 @@ def trusting(tls: str | os.PathLike[str] | ssl.SSLContext) -> ssl.SSLContext:
 
 
 def checked_codes(name: str, codes: Iterable[str]) -> list[str]:
-    """Return the codes as a list; raise `BadRequest` for a single string or none."""
+    """Return the codes as a list; raise `BadRequest` for a single string, none, or what cannot be a code."""
     # A single string would be taken as an iterable of letters. Whether each code exists is checked by the gateway.
     checked = [] if isinstance(codes, str) else list(codes)
     if not checked:
         raise BadRequest("bad_request", f"{name} must be a non-empty list of codes, got {codes!r}")
+    for code in checked:
+        # A refusal would name a number, as a column of a table has them, as text, and a longer code by its beginning:
+        # neither is found among the codes of the stream, which would wait for ever.
+        if not isinstance(code, str) or not 0 < len(code) <= _LONGEST_CODE:
+            raise BadRequest("bad_request", f"{name} must be codes such as '600519.SH', got {repr(code)[:60]}")
     return checked
 
 

@@ -119,7 +119,8 @@ class Background:
             for frame in self._stream:
                 try:
                     self._callback(frame)
-                except Exception as exc:
+                # Also sys.exit(), which ends no program from a thread, and would be seen by nothing.
+                except BaseException as exc:
                     raise CallbackError(frame) from exc
         except Exception as exc:
             self._error = exc

@@ -95,11 +95,14 @@ class Control:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Guards the moment in which the stream begins, which is on its loop, against changes from other threads.
+        # Guards the moments in which the stream begins and ends, which are on its loop, against other threads.
         self._lock = threading.Lock()
         self._closing: asyncio.Future[None] | None = None
         self.is_closed = False
         self.has_ended = False
+        # What was asked for in any thread and is not answered. The end of the stream answers it, because a loop that
+        # is stopped meanwhile never runs what was handed to it.
+        self._asked: set[Answer[Ack]] = set()
         self._ends: list[Answer[None]] = []
         self._socket: ClientConnection | None = None
         self._reader: Mailbox | None = None
@@ -127,7 +130,10 @@ class Control:
         with self._lock:
             if self._loop is None:
                 self.is_closed = self.has_ended = True
-        if self._loop is None or not self._call(self._close, ended, leave):
+                self.connection.fail(_ended())
+            if not self.has_ended:
+                self._ends.append(ended)
+        if self.has_ended or not self._call(self._close, leave):
             ended.answer(None)
         return ended
 
@@ -143,7 +149,10 @@ class Control:
                 named = tuple(code for request in new for code in request[self._stream.field])
                 answer.answer(Ack(pending=named) if action == "subscribe" else Ack(named))
                 return answer
-        if self._loop is None or not self._call(self._begin_change, action, codes, answer):
+            if not self.has_ended:
+                self._asked.add(answer)
+        answer.add_done_callback(self._asked.discard)
+        if self.has_ended or not self._call(self._begin_change, action, codes, answer):
             answer.fail(_ended())
         return answer
 
@@ -212,14 +221,20 @@ class Control:
 
     def ended(self) -> None:
         """Tell that the stream has ended."""
-        self.has_ended = True
+        with self._lock:
+            self.has_ended = True
         self.lost()
         self.connection.fail(_ended())
+        for answer in [*self._asked]:
+            answer.fail(_ended())
         for ended in self._ends:
             ended.answer(None)
 
-    async def unless_closed(self, awaitable: Awaitable[T]) -> T:
-        """Wait for something; raise `Closed` as soon as the stream is closed."""
+    async def unless_closed(self, awaitable: Awaitable[T], undo: Callable[[T], object] | None = None) -> T:
+        """Wait for something; raise `Closed` as soon as the stream is closed.
+
+        `undo` is called with a result that the caller does not get, because it came when the wait ended otherwise.
+        """
         assert self._closing is not None
         task: asyncio.Future[T] = asyncio.ensure_future(awaitable)
         both: set[asyncio.Future[Any]] = {task, self._closing}
@@ -228,11 +243,14 @@ class Control:
             if self.is_closed:
                 raise Closed
             return task.result()
-        finally:
+        except (Closed, asyncio.CancelledError):
             if not task.done():
                 task.cancel()
                 # It closes what it has opened.
                 await asyncio.wait({task})
+            if undo is not None and not task.cancelled() and task.exception() is None:
+                undo(task.result())
+            raise
 
     @property
     def waits(self) -> bool:
@@ -305,12 +323,8 @@ class Control:
             # It may wait for room, with the answer behind what it does not read.
             self._reader.go_on()
 
-    def _close(self, ended: Answer[None], leave: Callable[[], Awaitable[None]]) -> None:
-        if self.has_ended:
-            ended.answer(None)
-            return
-        self._ends.append(ended)
-        if self.is_closed:
+    def _close(self, leave: Callable[[], Awaitable[None]]) -> None:
+        if self.has_ended or self.is_closed:
             return
         self.is_closed = True
         assert self._closing is not None

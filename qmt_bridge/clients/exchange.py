@@ -51,8 +51,10 @@ class Exchange:
         self._is_awaited = False
         self._has_begun = False
         self.is_closed = False
-        # Guards `_has_begun` and `is_closed`.
-        self._lock = threading.Lock()
+        # Guards `_has_begun` and `is_closed`. Reentrant: a collection of garbage within it may close this stream.
+        self._lock = threading.RLock()
+        # Held by the thread that waits for a frame.
+        self._reading = threading.Lock()
         self._gone = threading.Event()
 
     # In the thread that reads.
@@ -61,6 +63,15 @@ class Exchange:
         """Return the next frame; raise StopIteration after the last one, and what ends the stream otherwise."""
         if self._pid != os.getpid():
             raise RuntimeError("this stream was begun before a fork; begin another one in the new process")
+        if not self._reading.acquire(blocking=False):
+            # Each would take what belongs to the other, and one of them would wait for ever.
+            raise RuntimeError("another thread waits for the next frame of this stream; it has one reader")
+        try:
+            return self._next()
+        finally:
+            self._reading.release()
+
+    def _next(self) -> Any:
         self._ask()
         while True:
             item = self._take()
@@ -84,7 +95,7 @@ class Exchange:
             self._is_awaited = True
             begins, self._has_begun = not self._has_begun, True
         if begins:
-            self._thread.loop  # noqa: B018 - starts it
+            self._thread.start()
             self._thread.enter(self._leave)
             asked = self._thread.call(self._begin)
         else:
@@ -118,7 +129,10 @@ class Exchange:
             is_first, self.is_closed = not self.is_closed, True
             has_begun = self._has_begun
         self._thread.leave(self._leave)
-        if not has_begun or not self._thread.is_of(self._pid):
+        if has_begun and not self._thread.is_of(self._pid):
+            # Its loop is that of the parent, which shares its file descriptors.
+            return
+        if not has_begun:
             self.frames.close()
             self._items.put(_Item("end"))
             return
@@ -136,6 +150,11 @@ class Exchange:
     # On the loop.
 
     def _begin(self) -> None:
+        if self.is_closed:
+            # Before this turn of the loop: `_end` has found no task to cancel.
+            self._thread.leave(self._leave)
+            self._gone.set()
+            return
         context = copy_context()
         context.run(running.set, self)
         self._task = asyncio.get_running_loop().create_task(self._pump(), context=context)

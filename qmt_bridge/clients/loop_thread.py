@@ -20,25 +20,25 @@ class LoopThread:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        # What was handed to the loop is run before it ends. Reentrant: the garbage collector may end another stream of
+        # this client in the middle of it.
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         # What to end before the loop.
         self._members: set[Callable[[], None]] = set()
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop, and start it if it does not run."""
+    def start(self) -> None:
+        """Start the loop if it does not run."""
         if self._pid != os.getpid():
             # The parent's loop shares its file descriptors with this process: it must not be touched here.
             self._reset()
         with self._lock:
-            if self._loop is None:
+            if self._loop is None or self._loop.is_closed():
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=_run, args=(self._loop,), name="qmt-bridge-client", daemon=True)
                 self._thread.start()
-            return self._loop
 
     @property
     def is_current(self) -> bool:
@@ -51,13 +51,13 @@ class LoopThread:
 
     def call(self, method: Callable[..., object], *arguments: object) -> bool:
         """Run a method on the loop; return whether it will run."""
-        loop = self._loop
-        if loop is None or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return False
-        with suppress(RuntimeError):
-            # Closed in between.
-            loop.call_soon_threadsafe(method, *arguments)
-            return True
+        with self._lock, suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(method, *arguments)
+                return True
+        # It has ended.
         return False
 
     def enter(self, end: Callable[[], None]) -> None:
@@ -76,10 +76,10 @@ class LoopThread:
             end()
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is None or thread is None:
-            return
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(loop.stop)
+            if loop is None or thread is None:
+                return
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():
             thread.join()
 
@@ -90,7 +90,8 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     finally:
         loop.run_until_complete(_end_tasks())
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
+        # Threads of its executor are not waited for: a callback in one may itself be closing the client, and a look-up
+        # of a name can take as long as the resolver likes.
         loop.close()
 
 

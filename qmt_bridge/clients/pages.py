@@ -53,13 +53,7 @@ class Pages:
 
     def shown(self, path: str) -> dict[str, Any]:
         """Return the answer of a page that is one JSON object, such as /api/state (docs/administration.md)."""
-        try:
-            found = orjson.loads(self._ask(path, {}))
-        except orjson.JSONDecodeError:
-            found = None
-        if not isinstance(found, dict):
-            raise Disconnected(None, f"{self._host}:{self._port} is no gateway: {path} is no JSON object")
-        return found
+        return self._object(path, self._ask(path, {}))
 
     def last(
         self, codes: Iterable[str], period: str, gear_num: int | None, fields: Iterable[str] | None, library: Shown
@@ -70,7 +64,9 @@ class Pages:
         for start in range(0, len(named), _CODES_A_PAGE):
             asked = {"codes": ",".join(named[start : start + _CODES_A_PAGE])}
             asked |= {"period": period} if gear_num is None else {"gear_num": str(gear_num)}
-            answer = orjson.loads(self._ask("/api/last", asked | _fields(fields)))
+            answer = self._object("/api/last", self._ask("/api/last", asked | _fields(fields)))
+            if not isinstance(answer.get("records"), dict):
+                raise self._strange("/api/last has no records")
             found["records"] |= answer["records"]
             found["missing"] |= answer.get("missing") or {}
             found["feed"] = answer.get("feed")
@@ -88,8 +84,9 @@ class Pages:
         """Return what the store has of `code` from `start` up to `end`: `QMTClient.ticks`."""
         moments = {name: str(moment) for name, moment in (("start", start), ("end", end)) if moment is not None}
         asked = {"period": period, **moments, **_fields(fields)}
+        (code,) = checked_codes("code", [code])
         path = f"/api/ticks/{quote(code, safe='')}"
-        records = [orjson.loads(line) for line in self._ask(path, asked).splitlines()]
+        records = [self._object("/api/ticks", line) for line in self._ask(path, asked).splitlines()]
         if not records or records[-1].get("type") != "end":
             raise Disconnected(None, f"the answer about {code} was cut off after {len(records)} records")
         last = records.pop()
@@ -97,6 +94,19 @@ class Pages:
         for gap in gaps:
             logger.warning("%s lacks records: %s", path, gap.reason)
         return Part((records, last) if library == "records" else records_to_df(code, records, library), gaps)
+
+    def _object(self, path: str, text: bytes) -> dict[str, Any]:
+        """Return the JSON object that a page, or a line of it, is."""
+        try:
+            found = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict):
+            raise self._strange(f"{path} is no JSON object")
+        return found
+
+    def _strange(self, reason: str) -> Disconnected:
+        return Disconnected(None, f"{self._host}:{self._port} is no gateway: {reason}")
 
     def _ask(self, path: str, parameters: Mapping[str, str]) -> bytes:
         target = f"{path}?{urlencode({**self._parameters, **parameters}, quote_via=quote)}"

@@ -31,7 +31,9 @@ class Member:
     """One stream of a shared connection: what it wants, and what waits for it."""
 
     def __init__(self, codes: set[str], backlog: Backlog) -> None:
-        self.codes = codes
+        # What it asks for once there is a connection, and what it has asked for.
+        self.joining = codes
+        self.codes: set[str] = set()
         self.mailbox = Mailbox(backlog)
 
     def wanted(self, frame: dict[str, Any]) -> dict[str, Any]:
@@ -59,11 +61,10 @@ class SharedConnection:
         # The notices of the connection are no stream's: they must not run where the first of them does.
         self._task = asyncio.get_running_loop().create_task(self._pump(), context=Context())
 
-    def join(self, member: Member) -> None:
-        """Serve one more stream, with all of its codes."""
-        codes, member.codes = member.codes, set()
+    def join(self, member: Member, connection: Answer[None]) -> None:
+        """Serve one more stream, with all of its codes; `connection` is answered once there is one."""
         self._members[member] = None
-        task = asyncio.get_running_loop().create_task(self._join(member, sorted(codes)), context=Context())
+        task = asyncio.get_running_loop().create_task(self._join(member, connection), context=Context())
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)
 
@@ -72,6 +73,8 @@ class SharedConnection:
         if member not in self._members:
             return
         del self._members[member]
+        # The connection may be waiting for room in it.
+        member.mailbox.stop(Closed())
         self._drop(member.codes)
         if not self._members:
             self._end()
@@ -80,9 +83,17 @@ class SharedConnection:
     async def add(self, member: Member, codes: list[str]) -> Ack:
         """Serve further codes to a stream."""
         async with self._adding:
+            return await self._add(member, [code for code in codes if code not in member.joining])
+
+    async def _add_joining(self, member: Member) -> Ack:
+        async with self._adding:
+            codes, member.joining = sorted(member.joining), set()
             return await self._add(member, codes)
 
     async def _add(self, member: Member, codes: list[str]) -> Ack:
+        if member not in self._members:
+            # It has left while this waited, and would not take its codes back.
+            return Ack()
         new = [code for code in dict.fromkeys(codes) if code not in member.codes]
         known = {code for other in self._members for code in other.codes}
         member.codes.update(new)
@@ -97,8 +108,9 @@ class SharedConnection:
 
     async def remove(self, member: Member, codes: list[str]) -> Ack:
         """Serve some codes to a stream no longer."""
-        gone = [code for code in dict.fromkeys(codes) if code in member.codes]
+        gone = [code for code in dict.fromkeys(codes) if code in member.codes or code in member.joining]
         member.codes.difference_update(gone)
+        member.joining.difference_update(gone)
         dropped = self._drop(gone)
         if dropped is not None:
             await dropped
@@ -125,24 +137,27 @@ class SharedConnection:
                 member.codes.difference_update(refused)
                 if not member.codes:
                     member.mailbox.end(server_error(frame))
+        # So that a stream that wants one of them later asks for it, and is told.
+        self._drop(refused)
 
-    async def _join(self, member: Member, codes: list[str]) -> None:
+    async def _join(self, member: Member, connection: Answer[None]) -> None:
         try:
             await self._frames.connected()
-            ack, attempts = await self.add(member, codes), 0
+            connection.answer(None)
+            ack, attempts = await self._add_joining(member), 0
             while not ack.codes and not ack.pending and {each.error for each in ack.rejected} & RETRYABLE:
                 # A stream of its own would connect again after the same time.
                 attempts += 1
+                member.joining = {rejected.code for rejected in ack.rejected}
                 await asyncio.sleep(backoff(attempts, random.random()))
-                ack = await self.add(member, codes)
+                ack = await self._add_joining(member)
+            if ack.rejected and not ack.codes and not ack.pending:
+                member.mailbox.end(server_error(_frame(ack.rejected[0])))
+                return
+            for rejected in ack.rejected:
+                await self._warn(_frame(rejected))
         except QMTBridgeError as exc:
             member.mailbox.end(exc)
-            return
-        if ack.rejected and not ack.codes and not ack.pending:
-            member.mailbox.end(server_error(_frame(ack.rejected[0])))
-            return
-        for rejected in ack.rejected:
-            await self._warn(_frame(rejected))
 
     async def _pump(self) -> None:
         end: Exception = Disconnected(None, "the connection was closed")

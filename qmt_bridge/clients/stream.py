@@ -428,7 +428,8 @@ class Stream:
         if refused and self._unrefused:
             return Verdict.WARN
         if not frame.get("retry"):
-            return Verdict.FAIL
+            # Of a shared connection the refusal ends the streams that asked for these codes, and not all others.
+            return Verdict.WARN if refused and self.on_refused is not None else Verdict.FAIL
         if refused:
             # Every code is refused, so no frame would ever come on this connection.
             return Verdict.AGAIN

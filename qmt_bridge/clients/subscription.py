@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
@@ -80,7 +81,8 @@ class Subscription(AsyncIterator[Any]):
 
     async def connected(self) -> None:
         """Wait until the first connection was made; raise `Disconnected` if the stream ends before."""
-        await self._control.connection
+        # Shielded: it is one for all that wait, and one of them may be cancelled.
+        await asyncio.shield(asyncio.wrap_future(self._control.connection))
 
     async def _leave(self) -> None:
         # A stream whose next frame is waited for ends by itself.

@@ -7,7 +7,9 @@ moments.
 from __future__ import annotations
 
 import json
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +21,8 @@ from prometheus_client.registry import Collector
 
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.forward.relay import Passed
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "qmt_bridge_forward_"
 # Seconds without a turn of the forwarder's thread after which it counts as frozen, as `freeze_timeout` is by default.
@@ -152,7 +156,9 @@ class _Server(ThreadingHTTPServer):
             self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore it: a client that leaves is no failure of the forwarder."""
+        """Log a failure to answer; a client that leaves is none."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            logger.exception("a request to the health address was not answered")
 
 
 class Health:

@@ -53,7 +53,9 @@ class Relay:
         self.odd = 0
         # Why the proxy has ended; None while it runs.
         self.failure: Exception | None = None
-        # What was passed on by proxies that have ended, and by the one that runs.
+        # What was passed on, as of the last `look`. Set as a whole, because another thread reads it.
+        self.passed = Passed()
+        # Of it by proxies that have ended, and by the one that runs.
         self._before = Passed()
         self._newest = Passed()
         self._bind()
@@ -63,11 +65,6 @@ class Relay:
     def name(self) -> str:
         """Return the setting of the address at which it listens."""
         return self._where.listened.name
-
-    @property
-    def passed(self) -> Passed:
-        """Return what was passed on, as of the last `look`."""
-        return self._before.plus(self._newest)
 
     def look(self) -> None:
         """Read what the proxy has counted, and have it count again; call it every second."""
@@ -167,3 +164,4 @@ class Relay:
             # The proxy has ended and begun again meanwhile.
             self._before = self._before.plus(self._newest)
         self._newest = found
+        self.passed = self._before.plus(found)

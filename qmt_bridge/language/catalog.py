@@ -25,6 +25,8 @@ _JOINTS = (
     (": ", "", "："),
     (", ", "", "，"),
 )
+# A text with more of them is a list of data; each takes a call within a call.
+_MOST_JOINTS = 400
 
 
 class _Template(NamedTuple):
@@ -47,11 +49,18 @@ class Catalog:
     def translated(self, text: str) -> str:
         """Return `text` in this language, or the parts of it that are known."""
         plain = text.strip()
-        found = self._sentence(plain) if plain else None
+        if not plain or sum(plain.count(joint) for joint, _, _ in _JOINTS) > _MOST_JOINTS:
+            return text
+        found = self._sentence(plain, set())
         return text if found is None else text.replace(plain, found)
 
-    def _sentence(self, text: str) -> str | None:
-        """Return the translation of a text without blanks around it; None if no part of it is known."""
+    def _sentence(self, text: str, unknown: set[str]) -> str | None:
+        """Return the translation of a text without blanks around it; None if no part of it is known.
+
+        `unknown` has what is in no table: without it the time doubles with each joint of such a text.
+        """
+        if text in unknown:
+            return None
         if text in self._texts:
             return self._texts[text]
         for template in self._templates:
@@ -59,20 +68,21 @@ class Catalog:
             if all(piece in text for piece in template.pieces):
                 match = re.fullmatch(template.pattern, text, re.DOTALL)
                 if match is not None:
-                    return self._filled(template.meant, match.groups())
+                    return self._filled(template.meant, match.groups(), unknown)
         for joint, end, meant in _JOINTS:
             first, found, rest = text.partition(joint)
             if not found:
                 continue
             first += end
-            parts = self._sentence(first), self._sentence(rest)
+            parts = self._sentence(first, unknown), self._sentence(rest, unknown)
             if parts != (None, None):
                 return f"{parts[0] or first}{meant}{parts[1] or rest}"
+        unknown.add(text)
         return None
 
-    def _filled(self, meant: str, values: tuple[str, ...]) -> str:
+    def _filled(self, meant: str, values: tuple[str, ...], unknown: set[str]) -> str:
         # A value of one word is a name, and may be that of a text by chance.
-        shown = [(self._sentence(each) or each) if " " in each else each for each in values]
+        shown = [(self._sentence(each, unknown) or each) if " " in each else each for each in values]
         return _FIELD.sub(lambda found: shown[int(found[1])], meant)
 
 

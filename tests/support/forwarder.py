@@ -1,11 +1,11 @@
-"""Keys for a feeder, forwarders and their clients, and a forwarder that takes its turns on a thread."""
+"""Keys for a feeder, forwarders and their clients, and a forwarder in this process."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,6 +13,10 @@ from qmt_bridge.config import FORWARDED, Config
 from qmt_bridge.curve.certificate import ROLES
 from qmt_bridge.curve.key_folder import add_client, add_forwarder
 from tests.support.ports import ANY_PORT
+from tests.support.turns import TurnThread, turning
+
+if TYPE_CHECKING:
+    from qmt_bridge.forward.app import Forwarder
 
 ALL_ROLES = frozenset(ROLES)
 # Ports that the system chooses, and no store.
@@ -32,54 +36,10 @@ def below(config: Config, addresses: dict[str, str], keys: Path | str) -> Config
     return msgspec.structs.replace(config, trade_ask_addr="", curve_dir=str(keys), **found)
 
 
-class ForwarderThread:
-    """A forwarder in this process."""
-
-    def __init__(self, config: Config) -> None:
-        # Imported here, so that a test that starts processes alone needs no more.
-        from qmt_bridge.forward.app import Forwarder
-
-        self.forwarder = Forwarder(config)
-        self._stopping = threading.Event()
-        self._opened = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.failure: Exception | None = None
-
-    def start(self) -> None:
-        self._thread.start()
-        self._opened.wait()
-        if self.failure is not None:
-            self._thread.join()
-            raise self.failure
-
-    def _run(self) -> None:
-        try:
-            self.forwarder.open()
-        except Exception as exc:
-            self.failure = exc
-            return
-        finally:
-            self._opened.set()
-        try:
-            while not self._stopping.is_set():
-                self.forwarder.turn()
-        except Exception as exc:
-            self.failure = exc
-        finally:
-            self.forwarder.close()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-
 @contextmanager
-def running_forwarder(config: Config) -> Iterator[ForwarderThread]:
-    thread = ForwarderThread(config)
-    thread.start()
-    try:
+def running_forwarder(config: Config) -> Iterator[TurnThread[Forwarder]]:
+    # Imported here, so that a test that starts processes alone needs no more.
+    from qmt_bridge.forward.app import Forwarder
+
+    with turning(Forwarder(config)) as thread:
         yield thread
-    finally:
-        thread.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ from qmt_bridge.store.app import Store
 from qmt_bridge.wire.history import StoreStatus, TopicHistory, decode_history, decode_status
 from qmt_bridge.wire.requests import CatchUp, encode_ask
 from qmt_bridge.wire.topics import STORE_TOPIC, Topic
+from tests.support.turns import TurnThread, turning
 from tests.support.waiting import wait_for
 
 DEADLINE_MS = 20_000
@@ -73,52 +73,8 @@ def asking(address: str) -> Iterator[Asker]:
         asker.close()
 
 
-class StoreThread:
-    """A store that takes its turns on a thread."""
-
-    def __init__(self, config: Config, topics: Sequence[Topic] = ()) -> None:
-        self.store = Store(config, topics)
-        self._stopping = threading.Event()
-        self._opened = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.failure: Exception | None = None
-
-    def start(self) -> None:
-        self._thread.start()
-        self._opened.wait()
-        if self.failure is not None:
-            self._thread.join()
-            raise self.failure
-
-    def _run(self) -> None:
-        try:
-            self.store.open()
-        except Exception as exc:
-            self.failure = exc
-            return
-        finally:
-            self._opened.set()
-        try:
-            while not self._stopping.is_set():
-                self.store.turn()
-        except Exception as exc:
-            self.failure = exc
-        finally:
-            self.store.close()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-
 @contextmanager
-def running_store(config: Config, topics: Sequence[Topic] = ()) -> Iterator[tuple[StoreThread, Config]]:
+def running_store(config: Config, topics: Sequence[Topic] = ()) -> Iterator[tuple[TurnThread[Store], Config]]:
     """Run a store at a port that the system chooses; yield it and the settings with that port."""
-    thread = StoreThread(config, topics)
-    thread.start()
-    try:
-        yield thread, msgspec.structs.replace(config, store_addr=thread.store.address)
-    finally:
-        thread.stop()
+    with turning(Store(config, topics)) as thread:
+        yield thread, msgspec.structs.replace(config, store_addr=thread.service.address)

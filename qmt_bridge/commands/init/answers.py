@@ -74,7 +74,7 @@ def of_gateway(answers: Answers, curve_dir: str, api_key: str) -> dict[str, Any]
 
 
 def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _of_source(answers: Answers) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import ssl
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
+from qmt_bridge import private
+from qmt_bridge.clients.arguments import netloc
 from qmt_bridge.commands.gateway_address import own_address
 from qmt_bridge.commands.init.answers import Answers, Reach, SourceAnswer, Stored, account
 from qmt_bridge.commands.init.examples import GROUPS, example_files, example_folder
@@ -141,13 +144,13 @@ def write_settings(given: Answers, file: Path, ask: Overwriting, *, interactive:
     _check_answers(answers)
     answers = _absolute(answers)
     files = plan.planned(answers, file, make_key())
+    for each in files:
+        _check_settings(each.path, each.content)
     for each in files[1:]:
         if not ask.allows(each.path):
             raise click.Abort
     folders = list(plan.write_keys(file)) if answers.feeder_host else []
     plan.write(files)
-    for each in files:
-        _check_file(each.path)
     click.echo("")
     for path in [*(each.path for each in files), *folders]:
         click.echo(say(f"written: {path}"))
@@ -164,6 +167,13 @@ def _check_answers(answers: Answers) -> None:
         raise ConfigError(
             "--xt-userdata", f"there is no folder {answers.xt_userdata!r}: it is the terminal's userdata_mini"
         )
+    if answers.feeder_host:
+        try:
+            netloc(answers.feeder_host)
+        except ConfigError as exc:
+            raise ConfigError("--feeder-host", exc.reason) from exc
+    if answers.data_dir and Path(answers.data_dir).exists() and not Path(answers.data_dir).is_dir():
+        raise ConfigError("--data-dir", f"{answers.data_dir} is no folder")
     if answers.reach == "tls" and not (answers.tls_cert and answers.tls_key):
         raise ConfigError("--tls-cert", "TLS needs a certificate: --tls-cert and --tls-key name its files")
     if answers.reach == "tls" and not answers.feeder_host:
@@ -190,16 +200,27 @@ def _absolute(answers: Answers) -> Answers:
     return answers._replace(tls_cert=whole(answers.tls_cert), tls_key=whole(answers.tls_key))
 
 
-def _check_file(path: Path) -> None:
-    """Raise `ConfigError` if the parts would not start with a file."""
+def _check_settings(path: Path, content: str) -> None:
+    """Raise `ConfigError` if the parts would not start with what is to be written to `path`."""
+    from feeder.xt.trading.accounts import parse_account
     from qmt_bridge.commands.alerts import targets_of
     from qmt_bridge.commands.run import stored_topics
     from qmt_bridge.keys.exposure import check_exposure
 
-    config = load_config(path, {})
+    # Elsewhere first: what is wrong must neither take the place of settings that work, nor be in the way of the next
+    # attempt.
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / SETTINGS_FILE
+        private.replace(trial, content.encode())
+        try:
+            config = load_config(trial, {})
+        except ConfigError as exc:
+            raise ConfigError(exc.setting.replace(str(trial), str(path)), exc.reason) from exc
     check_exposure(config)
     stored_topics(config.store)
     targets_of(config)
+    for each in config.xt_accounts:
+        parse_account(each)
 
 
 def _tell_next(files: Sequence[Any], answers: Answers) -> None:
@@ -217,7 +238,7 @@ def _tell_next(files: Sequence[Any], answers: Answers) -> None:
         for command in each.commands:
             click.echo(f"  qmt-bridge {command}")
     if answers.reach == "proxy":
-        click.echo(say("  for the proxy: qmt-bridge init --nginx"))
+        click.echo(say("  for the proxy: qmt-bridge init --nginx or --caddy"))
     elif not answers.feeder_host:
         host = next(iter(answers.hosts), own_address()) if answers.reach == "tls" else "127.0.0.1"
         click.echo(say(f"  its page: {'https' if answers.reach == 'tls' else 'http'}://{host}:8000/"))

@@ -14,6 +14,8 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     "toml": ("Write the file with every setting and its default.", "qmt-bridge.toml"),
     "systemd": ("Write the units of systemd.", "systemd"),
     "nginx": ("Write the configuration of nginx, a proxy that encrypts.", "nginx"),
+    "caddy": ("Write the configuration of Caddy, a proxy that encrypts.", "caddy"),
+    "kubernetes": ("Write the manifests of Kubernetes.", "kubernetes"),
     "grafana": ("Write the dashboard of Grafana.", "grafana"),
     "prometheus": ("Write the settings and the rules of Prometheus.", "prometheus"),
     "docker": ("Write the Dockerfile and the compose file.", "docker"),

@@ -202,11 +202,78 @@ def test_streams_without_codes_to_add_say_so(make):
         make(QMTClient("host")).add([B])
 
 
+@pytest.mark.parametrize("code", [600519, None, "", "6" * 41])
+def test_what_cannot_be_a_code_is_refused_at_once(code):
+    with pytest.raises(BadRequest, match="must be codes such as"):
+        QMTClient("host").realtime([A, code])
+
+
+def test_changes_and_ends_are_answered_by_a_loop_that_has_stopped():
+    stream = control.Control(QMTClient("host").realtime([A])._control._stream)
+
+    async def begin():
+        stream.begin()
+
+    asyncio.run(begin())
+    stream._loop = asyncio.new_event_loop()
+    # Nothing runs what is handed to it.
+    added, closed = stream.add([B]), stream.close(begin)
+    assert not added.done()
+    stream.ended()
+    stream._loop.close()
+    with pytest.raises(Disconnected, match="the stream has ended"):
+        added.result(0)
+    assert closed.result(0) is None
+    with pytest.raises(Disconnected, match="the stream has ended"):
+        stream.add([B]).result(0)
+
+
 async def test_a_server_without_the_control_layer_is_told_apart(scripted):
     async with QMTClient("127.0.0.1", scripted).realtime([A]) as stream:
         assert await anext(stream) == tick(A, 1)
         with pytest.raises(ServerError, match="no control layer"):
             await stream.add([B])
+
+
+async def test_a_wait_for_the_connection_that_is_cancelled_leaves_others(rig):
+    stream = client(rig).realtime([A])
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(stream.connected(), 0)
+    waits = asyncio.ensure_future(stream.connected())
+    await asyncio.sleep(0)
+    hurried = asyncio.ensure_future(stream.connected())
+    await asyncio.sleep(0)
+    hurried.cancel()
+    async with stream:
+        await begun(rig, stream)
+        async with asyncio.timeout(DEADLINE):
+            await waits
+
+
+async def test_no_connection_is_waited_for_once_the_stream_is_closed(unused_port):
+    stream = QMTClient("127.0.0.1", unused_port).realtime([A])
+    stream.close()
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(Disconnected, match="has ended"):
+            await stream.connected()
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+async def test_a_connection_made_at_the_moment_of_the_end_is_closed(how):
+    stream = control.Control(Requests())
+    stream.begin()
+    opening, undone = asyncio.get_running_loop().create_future(), []
+    waiting = asyncio.ensure_future(stream.unless_closed(opening, undone.append))
+    await asyncio.sleep(0)
+    opening.set_result("socket")
+    if how == "close":
+        stream._closing.set_result(None)
+        stream.is_closed = True
+    else:
+        waiting.cancel()
+    with pytest.raises(control.Closed if how == "close" else asyncio.CancelledError):
+        await waiting
+    assert undone == ["socket"]
 
 
 class Requests:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from qmt_bridge import Disconnected, QMTClient, ServerError, StreamState, quote_topic, sync
+from qmt_bridge import CallbackError, Disconnected, QMTClient, ServerError, StreamState, quote_topic, sync
 from qmt_bridge.clients import pages
 from tests.support.rig import KEY
 from tests.support.waiting import wait_for
@@ -96,8 +96,25 @@ def test_stored_records_tell_what_is_missing(stored, caplog):
     assert (records, end) == ([{"time": 1, "lastPrice": 2.5}], END)
 
 
+def test_a_notice_of_stored_records_that_fails_is_told(stored):
+    port, lines, _ = stored
+    lines.append(json.dumps(END))
+    with pytest.raises(CallbackError):
+        sync.QMTClient("127.0.0.1", port, on_state=lambda state: 1 / 0).ticks(A, library="records")
+
+
 async def test_an_answer_that_was_cut_off_is_an_error(stored):
     port, lines, _ = stored
     lines.append(json.dumps({"time": 1}))
     with pytest.raises(Disconnected, match="cut off after 1 records"):
         await QMTClient("127.0.0.1", port).ticks(A)
+
+
+@pytest.mark.parametrize("answer", ["<html>", "[1]", "{}", '{"records": 5}'])
+@pytest.mark.parametrize("page", ["last", "ticks"])
+def test_another_server_is_no_gateway(stored, page, answer):
+    port, lines, _ = stored
+    lines.append(answer)
+    client = sync.QMTClient("127.0.0.1", port)
+    with pytest.raises(Disconnected, match=r"is no gateway: /api|was cut off"):
+        client.last([A]) if page == "last" else client.ticks(A)

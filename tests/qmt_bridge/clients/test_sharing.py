@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
-from qmt_bridge import QMTClient, ServerError, l2_topic, quote_topic, sync, whole_topic
+from qmt_bridge import Disconnected, QMTClient, ServerError, l2_topic, quote_topic, sync, whole_topic
 from qmt_bridge import client as client_module
+from qmt_bridge.clients import shared_connection
 from qmt_bridge.clients.control import Ack
 from qmt_bridge.reading import backlog
 from tests.support.rig import DEADLINE
@@ -146,6 +148,26 @@ async def test_a_gateway_that_is_not_there_fails_every_stream(unused_port):
     assert [type(end) for end in ends] == [Disconnected, Disconnected]
 
 
+async def test_a_stream_can_wait_for_the_shared_connection(rig):
+    async with asyncio.timeout(DEADLINE), client(rig).realtime([A]) as stream:
+        first = await waits(rig, stream, quote_topic(A, "tick"))
+        await stream.connected()
+        rig.source.publish(quote_topic(A, "tick"), tick(A, 1))
+        await first
+
+
+def test_a_notice_of_a_shared_connection_may_close_the_client(rig):
+    closed = threading.Event()
+
+    def close(state):
+        c.close()
+        closed.set()
+
+    c = sync.QMTClient("127.0.0.1", rig.servers[-1].port, share=True, on_state=close)
+    assert list(c.realtime([A])) == []
+    assert closed.wait(DEADLINE)
+
+
 def test_the_synchronous_client_shares_too(rig, opened):
     got = {A: [], B: []}
     told = []
@@ -159,3 +181,20 @@ def test_the_synchronous_client_shares_too(rig, opened):
     assert got == {A: [tick(A, 1)], B: [tick(B, 1)]}
     assert opened == ["realtime"]
     assert "connected" in [state.state for state in told]
+
+
+def test_a_code_that_is_being_added_when_the_client_ends_is_answered(rig, monkeypatch):
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    with sync.QMTClient("127.0.0.1", rig.servers[-1].port, share=True) as c:
+        stream = c.realtime([A])
+        reading = threading.Thread(target=lambda: list(stream))
+        reading.start()
+        wait_for(lambda: quote_topic(A, "tick") in rig.source.wanted)
+        monkeypatch.setattr(shared_connection.SharedConnection, "add", never)
+        answer = stream._exchange.frames.add([B])
+        c.close()
+        reading.join(DEADLINE)
+    with pytest.raises(Disconnected, match="the stream has ended"):
+        answer.result(DEADLINE)

@@ -133,9 +133,10 @@ def test_a_callback_may_close_and_change_its_own_stream(rig):
     assert [ack.codes for ack in acks] == [(B,)]
 
 
-def test_a_callback_that_fails_is_logged_and_raised_by_wait(rig, caplog):
+@pytest.mark.parametrize("fail", [lambda frame: 1 / 0, lambda frame: sys.exit(1)], ids=["raises", "exits"])
+def test_a_callback_that_fails_is_logged_and_raised_by_wait(rig, caplog, fail):
     with client(rig) as c, Publishing(rig):
-        running = c.subscribe_realtime([A], lambda frame: 1 / 0)
+        running = c.subscribe_realtime([A], fail)
         with pytest.raises(CallbackError, match="callback failed on frame"):
             running.wait(DEADLINE)
         with pytest.raises(CallbackError), running:
@@ -153,6 +154,47 @@ def test_a_loop_in_another_thread_ends_when_it_is_closed(rig):
         stream.close()
         thread.join(DEADLINE)
         assert len(ended) == 1
+
+
+def test_a_stream_closed_while_it_begins_never_connects(rig, monkeypatch):
+    with client(rig) as c:
+        stream = c.realtime([A])
+        enter, closing = c._thread.enter, threading.Thread(target=stream.close)
+
+        def close_first(end):
+            enter(end)
+            closing.start()
+            wait_for(lambda: stream._exchange.is_closed)
+
+        monkeypatch.setattr(c._thread, "enter", close_first)
+        assert list(stream) == []
+        closing.join(DEADLINE)
+        assert not closing.is_alive()
+        assert c._thread._members == set()
+
+
+def test_a_second_thread_that_reads_a_stream_is_refused(rig):
+    with client(rig) as c:
+        stream = c.realtime([A])
+        reading = threading.Thread(target=lambda: list(stream))
+        reading.start()
+        wait_for(lambda: TOPIC in rig.source.wanted)
+        with pytest.raises(RuntimeError, match="it has one reader"):
+            next(stream)
+        stream.close()
+        reading.join(DEADLINE)
+        assert not reading.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_loop_that_has_died_is_started_again(rig):
+    with client(rig) as c:
+        c._thread.start()
+        loop = c._thread._loop
+        c._thread.call(sys.exit)
+        wait_for(loop.is_closed)
+        with Publishing(rig):
+            assert list(next(c.realtime([A]))) == [A]
 
 
 def test_errors_are_those_of_the_asynchronous_client(rig, unused_port):
@@ -327,6 +369,7 @@ if os.fork() == 0:
     except RuntimeError as exc:
         print(exc, flush=True)
     print(list(next(client.realtime(["600000.SH"]))), flush=True)
+    stream._exchange.frames.close = lambda: print("the loop of the parent was touched", flush=True)
     del stream
     client.close()
     os._exit(0)

@@ -30,9 +30,10 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import Ask, CatchUp, DownloadStarted, StartDownload, TopicState, decode_reply, encode_ask
 from qmt_bridge.wire.survey import Attend, Found, Question, Roll, Survey
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, quote_topic
-from tests.support.forwarder import ALL_ROLES, LISTENING, ForwarderThread, forwarder_keys, running_forwarder
+from tests.support.forwarder import ALL_ROLES, LISTENING, forwarder_keys, running_forwarder
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
 from tests.support.rig import HandDriven
+from tests.support.turns import TurnThread
 from tests.support.waiting import SLOWNESS, wait_for
 from tests.support.zmtp import MORE, frame, raw_peer
 
@@ -81,18 +82,18 @@ class Site:
         """Return the settings of a forwarder beside the feeder."""
         return msgspec.structs.replace(self.config, **LISTENING | {"curve_dir": str(keys or self.rack)} | changes)
 
-    def forward(self, keys: Path | None = None, **changes: Any) -> ForwarderThread:
+    def forward(self, keys: Path | None = None, **changes: Any) -> TurnThread[Forwarder]:
         return self._closing.enter_context(running_forwarder(self.settings(keys, **changes)))
 
-    def subscribe(self, forwarder: ForwarderThread, keys: Path, *topics: str, kind: str = "market") -> Socket:
-        address = forwarder.forwarder.addresses[kind]
+    def subscribe(self, forwarder: TurnThread[Forwarder], keys: Path, *topics: str, kind: str = "market") -> Socket:
+        address = forwarder.service.addresses[kind]
         socket = sockets.connect_subscriber(self._context, address, load_curve(str(keys), "gateway"))
         for topic in topics:
             socket.subscribe(topic)
         return self._kept(socket)
 
-    def asker(self, forwarder: ForwarderThread, keys: Path, mark: int = sockets.ASKER_MARK) -> Socket:
-        address = forwarder.forwarder.addresses["ask"]
+    def asker(self, forwarder: TurnThread[Forwarder], keys: Path, mark: int = sockets.ASKER_MARK) -> Socket:
+        address = forwarder.service.addresses["ask"]
         curve = load_curve(str(keys), "gateway")
         socket = self._kept(sockets.connect_dealer(self._context, address, curve, mark=mark))
         assert socket.poll(MS, zmq.POLLOUT), "no connection"
@@ -205,8 +206,8 @@ def test_odd_message_of_a_client_does_not_end_the_relay(site: Site, tmp_path: Pa
         where = feeder.publisher
         reached = {"market_addr": where.market_addr, "trade_addr": where.trade_addr, "ask_addr": where.ask_addr}
         with running_forwarder(msgspec.structs.replace(config, **LISTENING | reached)) as forwarder:
-            address = forwarder.forwarder.addresses["market"]
-            relay = forwarder.forwarder._relays["market"]
+            address = forwarder.service.addresses["market"]
+            relay = forwarder.service._relays["market"]
             good = site._kept(sockets.connect_subscriber(site._context, address, None))
             good.subscribe(TICK)
             wait_for(lambda: TICK in source.wanted, "the subscription")
@@ -245,7 +246,7 @@ def link_trouble(site: Site, address: str, curve: Curve | None) -> Trouble | Non
 
 def test_client_needs_a_key_and_its_role(site: Site) -> None:
     forwarder = site.forward()
-    market, trade = (forwarder.forwarder.addresses[kind] for kind in ("market", "trade"))
+    market, trade = (forwarder.service.addresses[kind] for kind in ("market", "trade"))
     viewer = load_curve(str(site.viewer), "gateway")
     assert link_trouble(site, market, viewer) is None
     assert link_trouble(site, trade, viewer) == Trouble.KEY_REFUSED
@@ -294,7 +295,7 @@ def test_key_that_is_taken_back_loses_its_connections(site: Site) -> None:
         site.publish()
         return bool(good.poll(20)) and not bad.poll(50)
 
-    wait_for(lambda: forwarder.forwarder._relays["market"]._before.messages, "the sockets to be bound anew")
+    wait_for(lambda: forwarder.service._relays["market"]._before.messages, "the sockets to be bound anew")
     while bad.poll(0):
         bad.recv_multipart()
     wait_for(only_good, "the good client alone to be served")
@@ -330,7 +331,7 @@ def test_clients_are_askers_of_their_own(site: Site) -> None:
 
 def test_asker_that_does_not_read_holds_up_its_own_answers_alone(site: Site) -> None:
     forwarder = site.forward()
-    passes = forwarder.forwarder._questions["ask"]
+    passes = forwarder.service._questions["ask"]
     site.reaches(site.subscribe(forwarder, site.desk, TICK))
     site.source.publish(TICK, {CODE: [{"time": 1, "n": 0, "pad": "x" * 60_000}]})
     lazy, good = site.asker(forwarder, site.desk, mark=1), site.asker(forwarder, site.desk)
@@ -347,7 +348,7 @@ def test_asker_that_does_not_read_holds_up_its_own_answers_alone(site: Site) -> 
 def test_question_waits_for_the_feeder_and_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "WAIT_SECONDS", 0.2)
     forwarder = site.forward()
-    passes = forwarder.forwarder._questions["ask"]
+    passes = forwarder.service._questions["ask"]
     asker = site.asker(forwarder, site.desk)
     site.feeder.stop()
     asker.send(encode_ask(CatchUp(1, [TICK])))
@@ -366,7 +367,7 @@ def test_connection_of_a_silent_client_is_closed(site: Site, monkeypatch: pytest
     monkeypatch.setattr(questions, "IDLE_SECONDS", 0.1)
     forwarder = site.forward()
     asker = site.asker(forwarder, site.desk)
-    passes = forwarder.forwarder._questions["ask"]
+    passes = forwarder.service._questions["ask"]
     ask(asker, CatchUp(1, [STATUS_TOPIC]))
     wait_for(lambda: not len(passes), "the end of the connection")
     assert ask(asker, CatchUp(2, [STATUS_TOPIC])).id == 2
@@ -375,7 +376,7 @@ def test_connection_of_a_silent_client_is_closed(site: Site, monkeypatch: pytest
 def test_client_that_was_silent_longest_gives_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "MOST_ASKERS", 2)
     forwarder = site.forward()
-    passes = forwarder.forwarder._questions["ask"]
+    passes = forwarder.service._questions["ask"]
     several = [site.asker(forwarder, site.desk) for _ in range(3)]
     for number in (1, 2):
         for asker in several:
@@ -405,8 +406,8 @@ def test_folder_of_a_client_alone_is_refused(site: Site) -> None:
 
 
 def test_taken_port_is_named(site: Site) -> None:
-    taken = site.forward().forwarder.addresses["ask"]
-    with pytest.raises(ConfigError, match=rf"forward_ask_addr: cannot listen on {taken}: Address already in use"):
+    taken = site.forward().service.addresses["ask"]
+    with pytest.raises(ConfigError, match=rf"forward_ask_addr: cannot listen on {taken}: Address (already )?in use"):
         Forwarder(site.settings(forward_ask_addr=taken)).open()
 
 
@@ -426,7 +427,7 @@ def answer(port: int, path: str) -> Iterator[tuple[int, str]]:
 def test_readiness_follows_the_heartbeats(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qmt_bridge.forward.heartbeat.ABSENT_AFTER", 1.5)
     forwarder = site.forward(forward_health_addr="127.0.0.1:0")
-    port = forwarder.forwarder.health_port
+    port = forwarder.service.health_port
 
     def ready() -> bool:
         with answer(port, "/readyz") as (status, body):
@@ -455,7 +456,7 @@ def test_metrics_count_what_is_passed_on(site: Site) -> None:
     ask(site.asker(forwarder, site.desk), CatchUp(1, [TICK]))
 
     def samples() -> dict[str, float]:
-        with answer(forwarder.forwarder.health_port, "/metrics") as (_, body):
+        with answer(forwarder.service.health_port, "/metrics") as (_, body):
             lines = [line.rpartition(" ") for line in body.splitlines() if not line.startswith("#")]
             return {name.removeprefix("qmt_bridge_forward_"): float(value) for name, _, value in lines}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.request
 from contextlib import ExitStack
 
@@ -38,3 +39,35 @@ def test_connections_at_a_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         wait_for(lambda: ready(served.port), "a place")
     finally:
         served.close()
+
+
+def test_failure_to_answer_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> health.Numbers:
+        raise ZeroDivisionError
+
+    served = health.Health("127.0.0.1:0", fail)
+    try:
+        assert not ready(served.port)
+        wait_for(lambda: "ZeroDivisionError" in caplog.text, "the log")
+    finally:
+        served.close()
+
+
+def test_client_that_leaves_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    asked, left = threading.Event(), threading.Event()
+
+    def wait() -> health.Numbers:
+        asked.set()
+        left.wait(10)
+        raise ConnectionResetError
+
+    served = health.Health("127.0.0.1:0", wait)
+    try:
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+            assert asked.wait(10)
+        left.set()
+        wait_for(lambda: served._server._places._value == health.MOST_CONNECTIONS, "the end of the request")
+    finally:
+        served.close()
+    assert caplog.records == []

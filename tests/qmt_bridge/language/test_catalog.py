@@ -50,6 +50,13 @@ def test_a_long_text_takes_no_time_that_grows_with_its_square() -> None:
     assert found.count("NUL") == 300
 
 
+def test_an_unknown_text_with_many_joints_is_soon_given_up() -> None:
+    catalog = Catalog(read_texts("zh"))
+    assert catalog.translated("zq1: zq2, " * 200) == "zq1: zq2, " * 200
+    # With more than these joints it would have no end.
+    assert catalog.translated("zq1: zq2, " * 5000) == "zq1: zq2, " * 5000
+
+
 def test_store_of_doctor_is_told_as_one_sentence() -> None:
     catalog = Catalog(read_texts("zh"))
     said = "keeps 3 topics, 12 MiB, 1 day since 2026-11-30, 44.5 GiB free on its disk"

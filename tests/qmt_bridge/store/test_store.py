@@ -23,6 +23,7 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import child
 from qmt_bridge.sockets import connect_dealer, connect_subscriber
 from qmt_bridge.store import app, database
+from qmt_bridge.store.app import Store
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import Hole, TopicHistory, decode_history
 from qmt_bridge.wire.requests import CatchUp, encode_ask
@@ -30,7 +31,8 @@ from qmt_bridge.wire.topics import Topic, quote_topic, whole_topic
 from tests.support.ports import ANY_ADDRESSES, free_addresses, free_port, tcp
 from tests.support.processes import KILLED, kill
 from tests.support.rig import HandDriven
-from tests.support.store_asker import Asker, StoreThread, asking, running_store
+from tests.support.store_asker import Asker, asking, running_store
+from tests.support.turns import TurnThread
 from tests.support.waiting import wait_for
 
 CODE = "600519.SH"
@@ -91,7 +93,7 @@ def config(feed: Published, tmp_path: Path) -> Config:
 
 
 @contextmanager
-def stored(config: Config, *topics: Topic) -> Iterator[tuple[StoreThread, Asker]]:
+def stored(config: Config, *topics: Topic) -> Iterator[tuple[TurnThread[Store], Asker]]:
     with running_store(config, topics) as (thread, reached), asking(reached.store_addr) as asker:
         yield thread, asker
 
@@ -363,7 +365,7 @@ def test_envelope_without_bounds_is_refused(feed: Published, config: Config) -> 
 def test_req_socket_gets_its_answer(config: Config) -> None:
     with stored(config) as (thread, _), zmq.Context() as context, context.socket(zmq.REQ) as asker:
         asker.linger = 0
-        asker.connect(thread.store.address)
+        asker.connect(thread.service.address)
         asker.send(encode_ask(CatchUp(5, [TOPIC])))
         assert asker.poll(20_000)
         assert decode_history(asker.recv()).id == 5
@@ -392,10 +394,10 @@ def test_asker_that_does_not_read_delays_none_and_loses_nothing(feed: Published,
         greedy.linger = 0
         # Its own end keeps hardly anything for it.
         greedy.rcvhwm = 1
-        greedy.connect(thread.store.address)
+        greedy.connect(thread.service.address)
         for number in range(100):
             greedy.send(encode_ask(CatchUp(number, [OTHER], start="00:00", room=2**20)))
-        askers = thread.store._service._askers
+        askers = thread.service._service._askers
         wait_for(lambda: askers._full, "a full connection")
         for _ in range(5):
             assert len(asker.ask(OTHER, start="00:00", room=2**20).frames) > 10
@@ -414,26 +416,26 @@ def test_asker_that_does_not_read_delays_none_and_loses_nothing(feed: Published,
 
 def test_second_store_in_a_folder_is_refused(config: Config) -> None:
     with stored(config), pytest.raises(ConfigError, match="another store has its messages"):
-        StoreThread(config).start()
+        TurnThread(Store(config, ())).start()
 
 
 def test_address_in_use_is_refused(config: Config, tmp_path: Path) -> None:
     with stored(config) as (thread, _):
-        other = msgspec.structs.replace(config, store_addr=thread.store.address, data_dir=str(tmp_path / "other"))
+        other = msgspec.structs.replace(config, store_addr=thread.service.address, data_dir=str(tmp_path / "other"))
         with pytest.raises(ConfigError, match="store_addr: cannot listen"):
-            StoreThread(other).start()
+            TurnThread(Store(other, ())).start()
 
 
 def test_address_that_other_machines_reach_needs_keys(config: Config) -> None:
     open_address = msgspec.structs.replace(config, store_addr="tcp://0.0.0.0:0")
     with pytest.raises(ConfigError, match="other machines; it needs curve_dir"):
-        StoreThread(open_address).start()
+        TurnThread(Store(open_address, ())).start()
 
 
 def test_folder_that_cannot_be_made_is_refused(config: Config, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="data_dir: cannot make the folder"):
-        StoreThread(msgspec.structs.replace(config, data_dir=str(tmp_path / "file" / "data"))).start()
+        TurnThread(Store(msgspec.structs.replace(config, data_dir=str(tmp_path / "file" / "data")), ())).start()
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.getuid() == 0, reason="needs a user whom modes keep from writing")
@@ -442,7 +444,7 @@ def test_folder_that_cannot_be_written_is_refused(config: Config, tmp_path: Path
     folder.mkdir(parents=True, mode=0o700)
     folder.chmod(0o500)
     with pytest.raises(ConfigError, match="data_dir: cannot open"):
-        StoreThread(config).start()
+        TurnThread(Store(config, ())).start()
 
 
 def test_disk_that_fails_ends_the_process_to_be_started_again(
@@ -536,9 +538,9 @@ def test_with_keys_only_clients_with_one_are_answered(tmp_path: Path) -> None:
         wait_for(lambda: TOPIC in source.wanted, "the subscription of the store")
         context = stack.enter_context(zmq.Context())
         known = stack.enter_context(
-            connect_dealer(context, thread.store.address, load_curve(str(keys), "gateway"), name="store_addr")
+            connect_dealer(context, thread.service.address, load_curve(str(keys), "gateway"), name="store_addr")
         )
-        stranger = stack.enter_context(connect_dealer(context, thread.store.address, None, name="store_addr"))
+        stranger = stack.enter_context(connect_dealer(context, thread.service.address, None, name="store_addr"))
         assert known.poll(20_000, zmq.POLLOUT)
         known.send(encode_ask(CatchUp(9, [TOPIC])))
         assert known.poll(20_000)

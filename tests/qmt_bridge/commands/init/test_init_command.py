@@ -75,6 +75,9 @@ def test_file_that_exists_is_overwritten_only_if_the_user_says_so(tmp_path: Path
         (("--reach", "tls"), "TLS needs a certificate"),
         (("--reach", "tls", "--tls-cert", "gone.pem", "--tls-key", "k"), "'gone.pem' and 'k' cannot be used"),
         (("--reach", "proxy", "--proxy", "0.0.0.0/0"), "are all addresses"),
+        (("--feeder-host", "192.168.1.100:5555"), "must be a name or an address alone"),
+        (("--data-dir", __file__), "is no folder"),
+        (("--source", "xtquant", "--xt-userdata", ".", "--xt-accounts", "1:FOO"), "expected account:TYPE"),
     ],
 )
 def test_answer_with_which_nothing_would_start_is_refused(
@@ -84,6 +87,8 @@ def test_answer_with_which_nothing_would_start_is_refused(
     assert result.exit_code == 1
     assert said in result.output
     assert result.output.count("\n") == 1
+    # Nothing is in the way of the next attempt.
+    assert not any(tmp_path.iterdir())
 
 
 def test_two_machines_get_settings_and_keys_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

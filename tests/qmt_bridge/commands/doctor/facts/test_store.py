@@ -86,5 +86,5 @@ def test_missing_keys_are_told(tmp_path: Path) -> None:
 def test_a_store_that_does_not_answer_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_facts, "SILENT_SECONDS", 0.5)
     with running_store(config_of(tmp_path)) as (thread, config):
-        monkeypatch.setattr(thread.store._service, "take", lambda: None)
+        monkeypatch.setattr(thread.service._service, "take", lambda: None)
         assert_no_store(ask_store(config))
