@@ -10,8 +10,9 @@ import time
 from feeder.metrics.exporter import Exporter, Metrics
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
+from feeder.sources import installed
 from qmt_bridge import __version__
-from qmt_bridge.config import Config
+from qmt_bridge.config import SOURCES, Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import child
 from qmt_bridge.process.child import TRY_AGAIN
@@ -33,7 +34,7 @@ START_GRACE = 1.0
 
 
 def make_source(config: Config) -> Source:
-    """Return the source that the settings name.
+    """Return the source that the settings name; raise `ConfigError` for one of another package that cannot be used.
 
     ``auto`` is xtquant if its native modules can be imported, else the simulator. Whether the terminal answers does not
     matter: a terminal that is down must not replace real data by invented data.
@@ -48,14 +49,22 @@ def make_source(config: Config) -> Source:
             from feeder.replay.player import Replay
 
             return Replay(config)
-        case _:
+        case "sim":
             from feeder.sim.simulator import Simulator
 
             return Simulator(config)
+        case name:
+            return installed.make(name, config)
+
+
+def check_source(config: Config) -> None:
+    """Raise `ConfigError` if there is no source as the settings name it; imports no package."""
+    if config.source not in ("auto", *SOURCES):
+        installed.find(config.source)
 
 
 def source_name(config: Config) -> str:
-    """Return which source the settings name: xtquant, sim or replay; imports nothing of xtquant."""
+    """Return the name of the source that the settings choose; imports nothing of xtquant."""
     if config.source != "auto":
         return config.source
     from feeder.xt import sdk

@@ -1,8 +1,9 @@
 """Source: a producer of topics (the live session, the simulator, a replay), and the Sink to which it publishes.
 
-A source has its own threads. The feeder calls `subscribe`, `unsubscribe`, `download` and `history` on the publisher's
-thread. They must return at once, so a source that has to wait, such as xtquant, queues the call. A source answers
-through the sink, from any of its threads.
+This is a public protocol: packages of others have sources too (docs/sources.md). A source has its own threads. The
+feeder calls `subscribe`, `unsubscribe`, `download` and `history` on the publisher's thread. They must return at once,
+so a source that has to wait, such as xtquant, queues the call. A source answers through the sink, from any of its
+threads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
 
 FeedState = Literal[Session, "ended"]
+# The version of this protocol, which a source says it was written for. A new one is for a change that a source of the
+# one before cannot live with; what is only added has none.
+PROTOCOL = 1
 
 
 class DownloadRequest(NamedTuple):
@@ -105,7 +109,9 @@ class Sink(Protocol):
 class Source(Protocol):
     """A producer of topics."""
 
-    # "xtquant", "sim" or "replay"
+    # The version of the protocol: `PROTOCOL` when the source was written.
+    protocol: int
+    # What the setting `source` chooses it by: "xtquant", "sim", "replay", or the name of an entry point.
     name: str
     # Whether its data is invented; every place that shows the data shows this too.
     simulated: bool

@@ -263,7 +263,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # What a terminal shows; its libraries are loaded for a terminal alone.
     (
         "qmt_bridge/commands/terminal/*",
-        {"qmt_bridge.language", "qmt_bridge.wire.shanghai", "click", "rich", "segno"},
+        {"qmt_bridge.config", "qmt_bridge.language", "qmt_bridge.wire.shanghai", "click", "rich", "segno"},
         {"asyncio", "socket"},
     ),
     # What is written for which answers; the questions and the files are elsewhere.
