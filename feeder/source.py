@@ -109,16 +109,26 @@ class Sink(Protocol):
 class Source(Protocol):
     """A producer of topics."""
 
-    # The version of the protocol: `PROTOCOL` when the source was written.
-    protocol: int
-    # What the setting `source` chooses it by: "xtquant", "sim", "replay", or the name of an entry point.
-    name: str
-    # Whether its data is invented; every place that shows the data shows this too.
-    simulated: bool
-    # Subscriptions to any other kind are refused by the feeder before they reach the source.
-    kinds: frozenset[Kind]
-    # True only for a replay at full speed: no message may be dropped, so a slow consumer delays all others.
-    lossless: bool
+    # Read-only here, so that a source may have an attribute or a property.
+    @property
+    def protocol(self) -> int:
+        """The version of the protocol that the source was written for: `PROTOCOL` of that time."""
+
+    @property
+    def name(self) -> str:
+        """What the setting `source` chooses it by: "xtquant", "sim", "replay", or the name of an entry point."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its data is invented; every place that shows the data shows this too. Final once `start` returns."""
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of topics that it has. The feeder refuses subscriptions to any other, which never reach it."""
+
+    @property
+    def lossless(self) -> bool:
+        """True only for a replay at full speed: no message may be dropped, so a slow consumer delays all others."""
 
     def start(self, sink: Sink) -> None:
         """Start the source's threads and return; raise the error that prevents it."""

@@ -94,7 +94,11 @@ def test_parts_share_the_wire_log_and_data_folder() -> None:
     shared = {*WIRE, *LOG, "data_dir", "config_file", "until_eof"}
     assert feeder & gateway == {*shared, "freeze_timeout"}
     assert store == {*STORE, *shared}
-    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"} - {*ALERTS, *FORWARD, "sources"}
+    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"} - {
+        *ALERTS,
+        *FORWARD,
+        "sources",
+    }
 
 
 def test_store_has_topics_and_the_ticks_of_codes_in_files(tmp_path: Path) -> None:
