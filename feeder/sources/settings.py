@@ -8,7 +8,7 @@ import msgspec
 
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.wire.hints import did_you_mean
+from qmt_bridge.wire.hints import similar
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
@@ -24,8 +24,8 @@ def read_settings(config: Config, name: str, shape: type[Settings]) -> Settings:
     for key, value in config.sources.get(name, {}).items():
         shown = f"[sources.{name}] {key}"
         if key not in fields:
-            hint = did_you_mean(key, fields)
-            raise ConfigError(shown, f"unknown setting{'; ' if hint else ''}{hint}")
+            nearest = next(iter(similar(key, fields)), None)
+            raise ConfigError(shown, f"unknown setting; did you mean {nearest}?" if nearest else "unknown setting")
         try:
             values[key] = _converted(value, fields[key].type)
         except msgspec.ValidationError as exc:
