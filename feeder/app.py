@@ -6,12 +6,16 @@ import logging
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 from feeder.metrics.exporter import Exporter, Metrics
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
+from feeder.sources import installed
+from feeder.sources.deaths import Deaths
+from feeder.sources.guarded import CLOSE_SECONDS, Running
 from qmt_bridge import __version__
-from qmt_bridge.config import Config
+from qmt_bridge.config import SOURCES, Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import child
 from qmt_bridge.process.child import TRY_AGAIN
@@ -24,16 +28,16 @@ logger = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005
 # The pause between two checks of the publisher and of the source's calls.
 WATCH_SECONDS = 0.2
-# The longest time that a source takes to close (see `Source.close`).
-SOURCE_SECONDS = 2.0
 # The longest time that the end takes when a call hangs. `child.STOP_SECONDS` allows for it.
-LEAVE_SECONDS = SOURCE_SECONDS + STOP_SECONDS + 1.0
+LEAVE_SECONDS = CLOSE_SECONDS + STOP_SECONDS + 1.0
+# Seconds after which a call that must return at once hangs: the publisher's thread, which waits for it, serves nothing.
+CALL_SECONDS = 10.0
 # The time that a source has to complete its start after the feeder was asked to stop; a login may take two minutes.
 START_GRACE = 1.0
 
 
 def make_source(config: Config) -> Source:
-    """Return the source that the settings name.
+    """Return the source that the settings name; raise `ConfigError` for one of another package that cannot be used.
 
     ``auto`` is xtquant if its native modules can be imported, else the simulator. Whether the terminal answers does not
     matter: a terminal that is down must not replace real data by invented data.
@@ -48,19 +52,34 @@ def make_source(config: Config) -> Source:
             from feeder.replay.player import Replay
 
             return Replay(config)
-        case _:
+        case "sim":
             from feeder.sim.simulator import Simulator
 
             return Simulator(config)
+        case name:
+            return installed.make(name, config)
+
+
+def check_source(config: Config) -> None:
+    """Raise `ConfigError` if there is no source as the settings name it; imports no package."""
+    if config.source not in ("auto", *SOURCES):
+        installed.find(config.source)
 
 
 def source_name(config: Config) -> str:
-    """Return which source the settings name: xtquant, sim or replay; imports nothing of xtquant."""
+    """Return the name of the source that the settings choose; imports nothing of xtquant."""
     if config.source != "auto":
         return config.source
     from feeder.xt import sdk
 
     return "xtquant" if sdk.importable() else "sim"
+
+
+class Illness(NamedTuple):
+    """Why a feeder has to end: the reason of its last state, and what its log says."""
+
+    reason: str
+    what: str
 
 
 class Feeder:
@@ -69,6 +88,9 @@ class Feeder:
     def __init__(self, config: Config, source: Source | None = None) -> None:
         self.source = make_source(config) if source is None else source
         self.publisher = Publisher(config, self.source, __version__, child.instance())
+        # The call that ran at the last look, and how many looks have seen it.
+        self._running: Running | None = None
+        self._looks = 0
 
     def start(self, stop: Stop | None = None) -> bool:
         """Listen and start the source; raise `ConfigError` for an address, key or folder that cannot be used.
@@ -107,7 +129,7 @@ class Feeder:
     def stop(self, reason: str = "feeder_stopped") -> None:
         """Close the source, send what is queued, publish that the feed is down for `reason`, and close the rest."""
         try:
-            self.source.close()
+            self.publisher.source.close()
         finally:
             self.publisher.stop(reason)
         logger.info("feeder stopped after %d messages", self.publisher.published)
@@ -115,33 +137,49 @@ class Feeder:
     def run(self, stop: Stop) -> int:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it.
 
-        Return `TRY_AGAIN` if a call of the source hangs. Then the process has to end without waiting for it. A replay
-        that played only a part of its file still serves that part, and this returns 1 when it is stopped.
+        Return `TRY_AGAIN` if a call of the source hangs, or an error has ended a thread of it. Then the process has to
+        end without waiting for it. A replay that played only a part of its file still serves that part, and this
+        returns 1 when it is stopped.
         """
-        if not self.start(stop):
-            logger.info("feeder stopped while its source was still starting")
-            return 0
-        hung = None
-        in_part = False
-        try:
-            while hung is None and not stop.wait(WATCH_SECONDS):
-                if self.wait(0):
-                    return 1
-                hung = self.source.hung()
-            in_part = self.publisher.ended_in_part
-        finally:
-            if hung is None:
-                self.stop()
-        if hung is not None:
-            self._give_up(hung)
-            return TRY_AGAIN
+        with Deaths(self.source) as deaths:
+            if not self.start(stop):
+                logger.info("feeder stopped while its source was still starting")
+                return 0
+            ill: Illness | None = None
+            in_part = False
+            try:
+                while ill is None and not stop.wait(WATCH_SECONDS):
+                    if self.wait(0):
+                        return 1
+                    ill = self._look(deaths)
+                in_part = self.publisher.ended_in_part
+            finally:
+                if ill is None:
+                    self.stop()
+            if ill is not None:
+                self._give_up(ill)
+                return TRY_AGAIN
         return 1 if in_part or self.publisher.failure is not None else 0
 
-    def _give_up(self, hung: str) -> None:
-        logger.critical("terminal_hung: %s; this process ends, to be started again", hung)
+    def _look(self, deaths: Deaths) -> Illness | None:
+        """Return why this process has to end; None while it has not."""
+        running = self.publisher.source.running
+        # By the number of looks and not by a clock: one that goes on while all processes are stopped would count that.
+        self._looks = self._looks + 1 if running is not None and running is self._running else 0
+        self._running = running
+        if running is not None and self._looks * WATCH_SECONDS >= CALL_SECONDS:
+            what = f"{running.call} of source {self.source.name} has not returned for {CALL_SECONDS:g} s"
+            return Illness("source_hung", what)
+        if deaths.told is not None:
+            return Illness("source_failed", deaths.told)
+        hung = self.publisher.source.hung()
+        return None if hung is None else Illness("terminal_hung", hung)
+
+    def _give_up(self, ill: Illness) -> None:
+        logger.critical("%s: %s; this process ends, to be started again", ill.reason, ill.what)
         # Published at once, and again at the end, so that clients do not wait until the source is closed.
-        self.publisher.inbox.set_state("down", "terminal_hung")
-        stopping = threading.Thread(target=self.stop, args=("terminal_hung",), name="feeder-stop", daemon=True)
+        self.publisher.inbox.set_state("down", ill.reason, data_lost=ill.reason == "source_failed")
+        stopping = threading.Thread(target=self.stop, args=(ill.reason,), name="feeder-stop", daemon=True)
         stopping.start()
         stopping.join(LEAVE_SECONDS)
         if stopping.is_alive():

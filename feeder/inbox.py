@@ -21,6 +21,7 @@ from feeder.events import Unsent
 from feeder.journal.journal import Journal
 from feeder.journal.thread import HUNG_SECONDS, JournalThread
 from feeder.source import FeedState
+from feeder.sources.said import check_event, check_topic, known_accounts, known_code, known_state, plain
 from qmt_bridge.errors import ErrorCode, WireError
 from qmt_bridge.system import clock
 from qmt_bridge.wire import earlier, frames
@@ -104,6 +105,7 @@ class Inbox:
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
         """Encode and queue one message (see `Sink`)."""
         try:
+            check_topic(topic)
             if isinstance(body, Mapping) and topic.partition("/")[0] in _BY_CODE:
                 self.publish_whole(topic, body, received_ns)
                 return
@@ -118,6 +120,7 @@ class Inbox:
         """Encode and queue ticks by code, each tick once (see `Sink`); one that cannot be encoded is left out."""
         pieces: dict[str, msgspec.Raw] = {}
         try:
+            check_topic(topic)
             _check_time(received_ns)
             for code, tick in ticks.items():
                 try:
@@ -135,6 +138,7 @@ class Inbox:
     def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
         """Encode and queue one trade event (see `Sink`); it is on disk before it is sent."""
         try:
+            check_event(account, event, data)
             topic = trade_topic(account)
             # Encoded here once, because a failure on the publisher's thread would end the feeder.
             frames.encode(event)
@@ -168,19 +172,39 @@ class Inbox:
 
     def accept(self, topic: Topic) -> None:
         """Queue that the source has subscribed `topic`."""
+        try:
+            check_topic(topic)
+        except Exception as exc:
+            self._not_taken("accept", exc)
+            return
         self.put(partial(self._outlet.accept, topic))
 
     def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
         """Queue that the source cannot serve `topic`."""
-        self.put(partial(self._outlet.refuse, topic, code, reason))
+        try:
+            check_topic(topic)
+        except Exception as exc:
+            self._not_taken("refuse", exc)
+            return
+        self.put(partial(self._outlet.refuse, topic, self._code(code), plain(reason) or ""))
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         """Queue a new state of the session."""
-        self.put(partial(self._outlet.change_state, SessionState(state, reason, data_lost)))
+        try:
+            told = SessionState(known_state(state), plain(reason), bool(data_lost))
+        except Exception as exc:
+            self._not_taken("set_state", exc)
+            return
+        self.put(partial(self._outlet.change_state, told))
 
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
         """Queue how the trade events of all accounts are served."""
-        self.put(partial(self._outlet.change_accounts, tuple(accounts)))
+        try:
+            told = known_accounts(accounts)
+        except Exception as exc:
+            self._not_taken("set_accounts", exc)
+            return
+        self.put(partial(self._outlet.change_accounts, told))
 
     def give_history(self, number: int, bodies: Iterable[object], from_ms: int) -> None:
         """Encode and queue the answer to a question for a history (see `Sink`)."""
@@ -200,7 +224,7 @@ class Inbox:
 
     def refuse_history(self, number: int, code: ErrorCode, reason: str) -> None:
         """Queue that a history cannot be found."""
-        self.put(partial(self._outlet.refuse_history, number, code, reason))
+        self.put(partial(self._outlet.refuse_history, number, self._code(code), plain(reason) or ""))
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` calls and trade events wait; False if `timeout` seconds passed."""
@@ -279,6 +303,21 @@ class Inbox:
         except Exception as exc:
             self._count_failure(ALL_TRADES, exc, "has a part that cannot be encoded")
         return frames.encode({str(name): _encodable(value) for name, value in data.items()}), clock.time_ns()
+
+    def _code(self, code: ErrorCode) -> ErrorCode:
+        """Return an error code; for any other word the one of errors of our own."""
+        try:
+            return known_code(code)
+        except Exception as exc:
+            self._not_taken("a refusal", exc)
+            return "internal"
+
+    def _not_taken(self, call: str, exc: Exception) -> None:
+        """Count a call of the source that makes no sense, and log the first of each error."""
+        self.unencodable += 1
+        if (call, type(exc)) not in self._logged_failures:
+            self._logged_failures.add((call, type(exc)))
+            logger.error("the source has made a call that is not taken: %s: %s", call, exc, exc_info=exc)
 
     def _not_encoded(self, topic: Topic, exc: Exception) -> None:
         self._count_failure(topic, exc, "cannot be encoded and is dropped")

@@ -28,6 +28,7 @@ from feeder.refusals import Refusals
 from feeder.registry import Registry, SourceTopic
 from feeder.reports import Reports
 from feeder.source import Source
+from feeder.sources.guarded import Guarded
 from qmt_bridge.answering.askers import Peer
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
@@ -116,7 +117,7 @@ class Publisher:
         self.failed_calls = 0
 
         self._config = config
-        self._source = source
+        self.source = self._source = Guarded(source)
         self._version = version
         self._instance = instance
         self._thread = threading.Thread(target=self._run, name="publisher")
@@ -624,7 +625,7 @@ class Publisher:
             counted={
                 "published": self.published,
                 "unwanted": self.unwanted,
-                "failed_calls": self.failed_calls,
+                "failed_calls": self.failed_calls + self._source.failed,
                 "unencodable": self.inbox.unencodable,
                 "refused": self._refusals.count,
                 "unkept": self._registry.unkept,

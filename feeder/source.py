@@ -1,8 +1,9 @@
 """Source: a producer of topics (the live session, the simulator, a replay), and the Sink to which it publishes.
 
-A source has its own threads. The feeder calls `subscribe`, `unsubscribe`, `download` and `history` on the publisher's
-thread. They must return at once, so a source that has to wait, such as xtquant, queues the call. A source answers
-through the sink, from any of its threads.
+This is a public protocol: packages of others have sources too (docs/sources.md). A source has its own threads. The
+feeder calls `subscribe`, `unsubscribe`, `download` and `history` on the publisher's thread. They must return at once,
+so a source that has to wait, such as xtquant, queues the call. A source answers through the sink, from any of its
+threads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
 
 FeedState = Literal[Session, "ended"]
+# The version of this protocol, which a source says it was written for. A new one is for a change that a source of the
+# one before cannot live with; what is only added has none.
+PROTOCOL = 1
 
 
 class DownloadRequest(NamedTuple):
@@ -105,14 +109,26 @@ class Sink(Protocol):
 class Source(Protocol):
     """A producer of topics."""
 
-    # "xtquant", "sim" or "replay"
-    name: str
-    # Whether its data is invented; every place that shows the data shows this too.
-    simulated: bool
-    # Subscriptions to any other kind are refused by the feeder before they reach the source.
-    kinds: frozenset[Kind]
-    # True only for a replay at full speed: no message may be dropped, so a slow consumer delays all others.
-    lossless: bool
+    # Read-only here, so that a source may have an attribute or a property.
+    @property
+    def protocol(self) -> int:
+        """The version of the protocol that the source was written for: `PROTOCOL` of that time."""
+
+    @property
+    def name(self) -> str:
+        """What the setting `source` chooses it by: "xtquant", "sim", "replay", or the name of an entry point."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its data is invented; every place that shows the data shows this too. Final once `start` returns."""
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of topics that it has. The feeder refuses subscriptions to any other, which never reach it."""
+
+    @property
+    def lossless(self) -> bool:
+        """True only for a replay at full speed: no message may be dropped, so a slow consumer delays all others."""
 
     def start(self, sink: Sink) -> None:
         """Start the source's threads and return; raise the error that prevents it."""

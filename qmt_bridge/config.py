@@ -5,6 +5,7 @@ Read once at the edge (a command, or the ASGI app's start) and handed down; noth
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -40,9 +41,18 @@ CREDENTIALS = frozenset(
     )
 )
 # Never shown, neither by repr nor in an error.
-SECRETS = CREDENTIALS | {"xt_accounts"}
+SECRETS = CREDENTIALS | {"xt_accounts", "sources"}
 # Sections of the file: `wecom` in the section `alerts` is the setting `alerts_wecom`.
 SECTIONS = ("alerts",)
+
+# The sources of this project; any other name is that of a source of another package (docs/sources.md).
+SOURCES = ("xtquant", "sim", "replay")
+# The group of entry points by which such a package says which sources it has.
+SOURCE_GROUP = "qmt_bridge.sources"
+# Without an underscore, which ends the name in an environment variable. A file is named by it too.
+_SOURCE_NAME = r"^[a-z][a-z0-9]{0,30}\Z"
+# Words in the name of a setting of such a source whose value is a secret.
+_SECRET_WORDS = ("password", "passwd", "secret", "token", "key")
 
 # Of the feeder: it listens there, and gateways and consumers connect.
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr", "trade_ask_addr")
@@ -192,9 +202,17 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
     """What a feeder reads."""
 
     source: Annotated[
-        Literal["auto", "xtquant", "sim", "replay"],
-        Meta(description="Where data comes from; auto is xtquant where it can be imported, else sim."),
+        str,
+        Meta(
+            pattern=_SOURCE_NAME,
+            description="Where data comes from: xtquant, sim, replay, or a source of another package; auto is xtquant "
+            "where it can be imported, else sim.",
+        ),
     ] = "auto"
+    sources: Annotated[
+        dict[Annotated[str, Meta(pattern=_SOURCE_NAME)], dict[str, Any]],
+        Meta(description="Settings of sources of other packages, each in a section `[sources.NAME]`."),
+    ] = {}
     file: Annotated[str, Meta(description="replay: the file to play: a tape, or a CSV or CSV.gz of ticks.")] = ""
     speed: Annotated[
         float, Meta(ge=0, description="replay: times the recorded pace; 0 is as fast as consumers take it.")
@@ -464,9 +482,17 @@ def hidden(config: Config) -> dict[str, str]:
     """Return the texts in the settings that no log may show, each with what may stand in its place."""
     numbers = [account.partition(":")[0] for account in config.xt_accounts]
     secrets = [getattr(config, name) for name in CREDENTIALS]
+    given = [(key, str(value)) for table in config.sources.values() for key, value in table.items()]
+    # One of three characters would take a part of each line of the log.
+    secrets += [text for key, text in given if _is_secret(key) and len(text) > 3]
     # An error of a library may name what follows the host alone.
     secrets += [url.split("://", 1)[1].partition("/")[2] for url in secrets if "://" in url]
     return dict.fromkeys(secrets, "***") | {number: mask(number) for number in numbers}
+
+
+def _is_secret(key: str) -> bool:
+    """Return whether a setting of a source of another package is a secret, by the words in its name."""
+    return any(word in key.lower() for word in _SECRET_WORDS)
 
 
 _HINTS = get_type_hints(Config, include_extras=True)
@@ -517,7 +543,7 @@ def choices(name: str) -> tuple[str, ...]:
 
 def default(name: str) -> Any:
     """Return the default of the setting `name`."""
-    return Config.__struct_defaults__[NAMES.index(name)]
+    return getattr(Config(), name)
 
 
 def load_config(
@@ -551,7 +577,7 @@ def foreign_variables(env: Mapping[str, str] | None = None) -> list[str]:
     said = []
     for variable in sorted(os.environ if env is None else env):
         name = variable.removeprefix(ENV_PREFIX).lower()
-        if not variable.startswith(ENV_PREFIX) or variable in _NO_SETTINGS or name in _HINTS:
+        if not variable.startswith(ENV_PREFIX) or variable in _NO_SETTINGS or name in _HINTS or _of_source(name):
             continue
         nearest = _nearest(name)
         hint = f"; the nearest setting is {nearest} ({env_name(nearest)})" if nearest else ""
@@ -576,19 +602,23 @@ def _collect(
                 raise
             logger.warning("%s; it is not used", exc)
             table = {}
-        if any(table.get(name) for name in CREDENTIALS):
+        if any(table.get(name) for name in CREDENTIALS) or _has_secret(table.get("sources")):
             private.warn_if_exposed(Path(file), "a key or a token")
         for name, value in table.items():
             if only is None or name in only:
                 values[name] = _convert(name, value, f"{written(name)} in {file}", strict=True)
                 if name in PATHS and _CONTROL.search(str(values[name])):
                     raise ConfigError(f"{name} in {file}", f"holds a control character: {_SINGLE_QUOTES}")
-    for variable, text in env.items():
+    # First the settings, then those of a source of another package, of which a variable has one each.
+    for variable, text in sorted(env.items(), key=lambda each: each[0].count("_")):
         if variable.startswith(ENV_PREFIX) and variable not in _NO_SETTINGS:
             name = variable.removeprefix(ENV_PREFIX).lower()
+            if (of := _of_source(name)) and (only is None or "sources" in only):
+                tables: Any = values.get("sources", {})
+                values["sources"] = {**tables, of[0]: {**tables.get(of[0], {}), of[1]: text}}
             if name not in _HINTS or (only is not None and name not in only):
                 continue
-            if not isinstance(default(name), str | tuple) or choices(name):
+            if not isinstance(default(name), str | tuple) or choices(name) or name == "source":
                 # cmd.exe keeps the space before && in `set QMT_BRIDGE_PORT=8001 && qmt-bridge up`.
                 text = text.strip()
             values[name] = _convert(name, text, variable, strict=False)
@@ -598,6 +628,18 @@ def _collect(
     return values
 
 
+def _of_source(name: str) -> tuple[str, str] | None:
+    """Return source and setting that the rest of a variable names: ``sources_demo_rate`` is ``("demo", "rate")``."""
+    found = re.fullmatch(r"sources_([a-z][a-z0-9]{0,30})_(\w+)", name, re.ASCII)
+    return None if found is None else (found[1], found[2])
+
+
+def _has_secret(tables: object) -> bool:
+    if not isinstance(tables, dict):
+        return False
+    return any(_is_secret(key) for table in tables.values() if isinstance(table, dict) for key in table)
+
+
 def _nearest(name: str) -> str | None:
     return _FOREIGN.get(name) or next(iter(similar(name, NAMES)), None)
 
@@ -605,7 +647,14 @@ def _nearest(name: str) -> str | None:
 def export_env(config: Config) -> dict[str, str]:
     """Return the environment that makes a child process read exactly `config`, whatever else it inherits."""
     values = msgspec.structs.asdict(config).items()
-    return {env_name(name): ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values}
+    return {env_name(name): _text(value) for name, value in values}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        # As JSON in ASCII; a time or date of TOML as the text that a source converts.
+        return json.dumps(value, default=str)
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -704,16 +753,25 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
         nearest = _nearest(plain) or _FOREIGN.get(plain)
         hint = f"; did you mean {nearest}?" if nearest else ""
         if isinstance(value, dict):
-            hint = f"; the settings stand in no section, except {', '.join(SECTIONS)}"
+            hint = f"; the settings stand in no section, except {', '.join((*SECTIONS, 'sources.NAME'))}"
         raise ConfigError(shown, f"unknown setting{hint}")
     if not strict and isinstance(value, str) and isinstance(default(name), tuple):
         value = [item.strip() for item in value.split(",") if item.strip()]
+    if not strict and isinstance(value, str) and isinstance(default(name), dict):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ConfigError(shown, "expected an object in JSON") from None
     try:
         converted = msgspec.convert(value, _HINTS[name], strict=strict)
     except UnicodeEncodeError:
         # Bytes of the environment that are no text.
         raise ConfigError(shown, "is not text in UTF-8") from None
     except msgspec.ValidationError as exc:
+        if name == "source":
+            known = ", ".join(("auto", *SOURCES))
+            told = f"expected {known}, or the name of a source of another package (a to z, 0 to 9), got {_shown(value)}"
+            raise ConfigError(shown, told) from None
         if choices(name):
             raise ConfigError(shown, f"expected one of {', '.join(choices(name))}, got {_shown(value)}") from None
         # msgspec's sentence does not hold the value, so a secret is not shown.

@@ -263,7 +263,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # What a terminal shows; its libraries are loaded for a terminal alone.
     (
         "qmt_bridge/commands/terminal/*",
-        {"qmt_bridge.language", "qmt_bridge.wire.shanghai", "click", "rich", "segno"},
+        {"qmt_bridge.config", "qmt_bridge.language", "qmt_bridge.wire.shanghai", "click", "rich", "segno"},
         {"asyncio", "socket"},
     ),
     # What is written for which answers; the questions and the files are elsewhere.
@@ -354,9 +354,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # Called on any thread, so it must not use the publisher's sockets.
     (
         "feeder/inbox.py",
-        WIRE | {"feeder.events", "feeder.journal", "feeder.source", "qmt_bridge.system.clock"},
+        WIRE | {"feeder.events", "feeder.journal", "feeder.source", "feeder.sources.said", "qmt_bridge.system.clock"},
         {"asyncio", "sqlite3"},
     ),
+    # What a source says of itself, and how it is called; only one file imports packages of others.
+    ("feeder/sources/said.py", WIRE | {"feeder.source", "qmt_bridge.journal_file.MOST_NAME"}, IMPURE),
+    ("feeder/sources/settings.py", {"qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.wire", "msgspec"}, IMPURE),
+    ("feeder/sources/*", EDGE | {"feeder.refusals", "feeder.source", "feeder.sources"}, {"asyncio", "socket"}),
     ("feeder/refusals.py", set(), IMPURE),
     ("feeder/events.py", WIRE, IMPURE),
     ("feeder/xt/normalize.py", WIRE, IMPURE),

@@ -48,6 +48,7 @@ class Replay:
     if a part of the tape could not be read. With `loop` it starts again, as long as a topic is subscribed.
     """
 
+    protocol = 1
     name = "replay"
     kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA, Kind.TRADE))
 

@@ -63,6 +63,7 @@ def epoch_ms() -> int:
 class Simulator:
     """A whole market and a trading account, invented; `now` is the clock that it plays by, in ms since 1970."""
 
+    protocol = 1
     name = "sim"
     simulated = True
     lossless = False

@@ -36,6 +36,7 @@ RETRY_LAST = 60.0
 class XtSource:
     """All data of the terminal at `config.xt_addr`."""
 
+    protocol = 1
     name = "xtquant"
     simulated = False
     kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA, Kind.DOWNLOAD, Kind.TRADE))

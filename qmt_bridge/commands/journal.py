@@ -23,10 +23,8 @@ from qmt_bridge.commands.options import (
     refuse,
     settings,
 )
+from qmt_bridge.commands.terminal.completion import complete_source
 from qmt_bridge.commands.terminal.progress import progress
-from qmt_bridge.config import (
-    choices,
-)
 from qmt_bridge.errors import ConfigError, QMTBridgeError
 from qmt_bridge.language.catalog import say
 from qmt_bridge.system.in_use import patiently
@@ -57,7 +55,8 @@ def _which_journal(command: Command) -> Command:
     file = click.option("--file", "path", type=click.Path(path_type=Path), help="The journal, wherever it is.")
     source = click.option(
         "--source",
-        type=click.Choice(choices("source")[1:]),
+        metavar="NAME",
+        shell_complete=complete_source,
         help="The journal of this source.",
     )
     return source(file(settings("data_dir")(command)))

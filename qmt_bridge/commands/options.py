@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from qmt_bridge import log
-from qmt_bridge.commands.terminal.completion import complete_file
+from qmt_bridge.commands.terminal.completion import complete_file, complete_source
 from qmt_bridge.config import (
     CREDENTIALS,
     PATHS,
@@ -45,7 +45,9 @@ def settings(*names: str) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         for name in reversed(names):
-            command = _flag(name)(command)
+            # A table has no flag.
+            if not isinstance(default(name), dict):
+                command = _flag(name)(command)
         file = click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file of settings.")
         return file(command)
 
@@ -65,8 +67,8 @@ def _flag(name: str) -> Callable[[Command], Command]:
         return click.option(option, name, multiple=True, default=None, callback=_given, help=text)
     if choices(name):
         return click.option(option, name, default=None, type=click.Choice(choices(name)), help=text)
-    files = complete_file if name in PATHS else None
-    shown = type(value).__name__
+    files = complete_source if name == "source" else complete_file if name in PATHS else None
+    shown = "NAME" if name == "source" else type(value).__name__
     return click.option(option, name, default=None, type=type(value), metavar=shown, help=text, shell_complete=files)
 
 

@@ -84,6 +84,13 @@ def up(config_file: Path | None, qr: bool | None, **flags: Any) -> None:
     stop = asked_to_stop(False)
     config = load_feeder_settings(config_file, flags)
     made_key = not config.api_key
+    from feeder import app
+
+    try:
+        # The feeder would say it, but after all parts were started.
+        app.check_source(config)
+    except ConfigError as exc:
+        fail(exc)
     if not _is_simulated(config):
         refuse_visible("api_key")
     try:

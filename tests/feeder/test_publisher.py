@@ -1824,13 +1824,15 @@ def test_trade_events_are_sent_before_the_end(config: Config) -> None:
         consumer.close()
 
 
-def test_trade_events_are_saved_though_the_publisher_fails(config: Config) -> None:
-    class Broken(HandSource):
-        def upstream(self) -> int:
-            self.sink.publish_trade("1", "order", {}, 1)
-            raise RuntimeError("out of order")
+def test_trade_events_are_saved_though_the_publisher_fails(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = HandSource()
 
-    feeder = Feeder(config, Broken())
+    def fail(_: Publisher) -> None:
+        source.sink.publish_trade("1", "order", {}, 1)
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(Publisher, "_publish_status", fail)
+    feeder = Feeder(config, source)
     assert feeder.run(threading.Event()) == 1
     assert saved(config) == [1]
 
@@ -1887,13 +1889,13 @@ def test_a_source_that_cannot_start_frees_the_ports(config: Config) -> None:
 
 
 def test_a_publisher_that_fails_ends_the_process_with_an_error(
-    config: Config, caplog: pytest.LogCaptureFixture
+    config: Config, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(HandSource):
-        def upstream(self) -> int:
-            raise RuntimeError("out of order")
+    def fail(_: Publisher) -> None:
+        raise RuntimeError("out of order")
 
-    source = Broken()
+    monkeypatch.setattr(Publisher, "_publish_status", fail)
+    source = HandSource()
     assert Feeder(config, source).run(threading.Event()) == 1
     assert source.closed
     assert any(record.levelno == logging.CRITICAL and record.exc_info for record in caplog.records)

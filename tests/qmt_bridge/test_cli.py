@@ -81,7 +81,9 @@ def market() -> Iterator[str]:
 def test_every_setting_is_a_flag_of_up() -> None:
     flags = {parameter.name for parameter in run_commands.up.params}
     # The keys of the targets of alerts are no flags, and a forwarder is no part of it. The QR code is no setting.
-    assert flags - {"qr"} == {*NAMES, "config_file"} - {name for name in CREDENTIALS if name in ALERTS} - {*FORWARD}
+    # A table is no flag either.
+    no_flags = {*FORWARD, "sources"} | {name for name in CREDENTIALS if name in ALERTS}
+    assert flags - {"qr"} == {*NAMES, "config_file"} - no_flags
 
 
 def test_parts_share_the_wire_log_and_data_folder() -> None:
@@ -92,7 +94,11 @@ def test_parts_share_the_wire_log_and_data_folder() -> None:
     shared = {*WIRE, *LOG, "data_dir", "config_file", "until_eof"}
     assert feeder & gateway == {*shared, "freeze_timeout"}
     assert store == {*STORE, *shared}
-    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"} - {*ALERTS, *FORWARD}
+    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"} - {
+        *ALERTS,
+        *FORWARD,
+        "sources",
+    }
 
 
 def test_store_has_topics_and_the_ticks_of_codes_in_files(tmp_path: Path) -> None:
@@ -128,7 +134,8 @@ def test_wrong_topic_of_a_store_is_named(tmp_path: Path, command: str, named: st
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["up", "--source", "bloomberg"], "'bloomberg' is not one of"),
+        (["up", "--source", "Bloomberg"], "expected auto, xtquant, sim, replay, or the name of a source"),
+        (["up", "--source", "bloomberg"], "there is no source bloomberg; there are xtquant, sim, replay"),
         (["up", "--workers", "0"], "--workers"),
         (["up", "--port", "99999"], "--port"),
         (["gateway", "--speed", "2"], "No such option"),

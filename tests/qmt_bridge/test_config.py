@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -24,7 +26,7 @@ from qmt_bridge.errors import ConfigError
 
 SECRET = 's3cret-k€y, with=odd "characters"\nand lines'
 
-ONE_OF = "expected one of auto, xtquant, sim, replay"
+A_SOURCE = "expected auto, xtquant, sim, replay, or the name of a source of another package (a to z, 0 to 9)"
 
 # A value other than the default for every setting, chosen to be hard to carry in an environment variable.
 CHANGED = {
@@ -57,7 +59,8 @@ CHANGED = {
     "slow_timeout": 0.1,
     "freeze_timeout": 2.5,
     "deflate": True,
-    "source": "replay",
+    "source": "demo",
+    "sources": {"demo": {"rate": 2.5, "codes": ["600519.SH"], "password": SECRET}, "other": {}},
     "file": "C:\\data\\行情 2023=1.csv.gz",
     "speed": 1e-07,
     "delay": 0.0,
@@ -218,10 +221,13 @@ def test_a_file_has_toml_types(tmp_path, text, name, value):
         pytest.param('origins = "*"', "origins in {file}: expected `array`", id="string-for-list"),
         pytest.param("origins = [1]", "origins in {file}", id="wrong-item"),
         pytest.param(
-            'source = "xtdata"',
-            f"source in {{file}}: {ONE_OF}, got 'xtdata'",
-            id="unknown-choice",
+            'source = "Xt-data"',
+            f"source in {{file}}: {A_SOURCE}, got 'Xt-data'",
+            id="no-name-of-a-source",
         ),
+        pytest.param('sim_hours = "never"', "expected one of always, exchange, got 'never'", id="unknown-choice"),
+        pytest.param("[sources]\ndemo = 5", "sources in {file}: expected `object`, got `int`", id="no-table"),
+        pytest.param("[sources.De_mo]\na = 5", "sources in {file}: expected `str` matching", id="odd-name"),
         pytest.param("prot = 8000", "prot in {file}: unknown setting", id="misspelt"),
         pytest.param("[gateway]\nport = 1", "gateway in {file}: unknown setting", id="table"),
         pytest.param("port = ", "{file}: not valid TOML", id="not-toml"),
@@ -280,7 +286,7 @@ def test_the_environment_is_text_for_every_type(variable, text, name, value):
         pytest.param(
             "QMT_BRIDGE_SOURCE",
             "SIM",
-            f"QMT_BRIDGE_SOURCE: {ONE_OF}, got 'SIM'",
+            f"QMT_BRIDGE_SOURCE: {A_SOURCE}, got 'SIM'",
             id="unknown-choice",
         ),
     ],
@@ -297,7 +303,7 @@ def test_a_wrong_variable_is_named(variable, text, said):
     [
         pytest.param("port", 70000, "--port: expected `int` <= 65535, got 70000", id="out-of-range"),
         pytest.param("sim_interval", 0.0, "--sim-interval: expected `float` >= 0.01, got 0.0", id="too-small"),
-        pytest.param("source", "tdx", f"--source: {ONE_OF}, got 'tdx'", id="unknown-choice"),
+        pytest.param("source", "../x", f"--source: {A_SOURCE}, got '../x'", id="no-name-of-a-source"),
         pytest.param("color", "red", "--color: unknown setting", id="unknown"),
     ],
 )
@@ -471,6 +477,41 @@ def test_the_key_is_in_no_message(tmp_path):
         assert "5310037" not in str(caught.value)
         assert "s3cret" not in str(caught.value)
     assert str(from_file.value).startswith("api_key in ")
+
+
+def test_settings_of_a_source_of_another_package_are_a_table(tmp_path):
+    file = write(tmp_path, 'source = "demo"\n[sources.demo]\nrate = 5\nday = 2026-11-30\n[sources.b2]\nrate = 6\n')
+    tables = load_config(file, {}).sources
+    assert (tables["demo"]["rate"], tables["b2"]) == (5, {"rate": 6})
+    # A child gets a date as a text, which a source converts.
+    child = load_config(None, export_env(load_config(file, {})))
+    assert child.sources["demo"] == {"rate": 5, "day": "2026-11-30"}
+
+
+def test_a_variable_has_one_setting_of_a_source(tmp_path):
+    file = write(tmp_path, "[sources.demo]\nrate = 5\nuser = 'u'\n")
+    env = {"QMT_BRIDGE_SOURCES_DEMO_RATE": "6", "QMT_BRIDGE_SOURCES_DEMO_PASS_WORD": "p", "QMT_BRIDGE_SOURCES_B2_A": ""}
+    expected = {"demo": {"rate": "6", "user": "u", "pass_word": "p"}, "b2": {"a": ""}}
+    assert load_config(file, env).sources == expected
+    whole = {"QMT_BRIDGE_SOURCES": '{"demo": {"rate": 1, "last": 2}}'}
+    assert load_config(file, env | whole).sources["demo"] == {"rate": "6", "last": 2, "pass_word": "p"}
+    assert foreign_variables(env) == []
+    assert load_config(file, env, {}, ("port",)) == Config()
+    with pytest.raises(ConfigError, match="QMT_BRIDGE_SOURCES: expected an object in JSON"):
+        load_config(None, {"QMT_BRIDGE_SOURCES": "{"})
+
+
+def test_a_secret_of_a_source_is_in_no_repr_and_no_log(tmp_path, caplog):
+    file = write(tmp_path, f"[sources.demo]\nAPI_Token = {json.dumps(SECRET)}\nuser = 'visible'\npassword = 'abc'\n")
+    file.chmod(0o644)
+    config = load_config(file, {})
+    assert "s3cret" not in repr(config)
+    assert set(hidden(config)) - {""} == {SECRET}
+    if os.name == "posix":
+        assert "a key or a token" in caplog.text
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"QMT_BRIDGE_SOURCES": f'{{"demo": "{SECRET[:9]}"}}'})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_account_numbers_are_in_no_repr_and_no_message(tmp_path):

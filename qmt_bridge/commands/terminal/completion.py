@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import click
 from click.shell_completion import CompletionItem, get_completion_class
+
+from qmt_bridge.config import SOURCE_GROUP, SOURCES
 
 # What click asks for completions by; it follows from the name of the command.
 COMPLETE_ENV = "_QMT_BRIDGE_COMPLETE"
@@ -73,3 +77,9 @@ def complete_code(_: click.Context, __: click.Parameter, incomplete: str) -> lis
 def complete_file(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete the name of a file or a folder."""
     return [CompletionItem(incomplete, type="file")]
+
+
+def complete_source(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete the name of a source, also of one of another package."""
+    names = dict.fromkeys(("auto", *SOURCES, *(point.name for point in entry_points(group=SOURCE_GROUP))))
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
