@@ -424,13 +424,13 @@ class Pushers:
     def _tell_state(self) -> None:
         feed = self._standings.feed()
         self._show()
-        if feed != self._feed:
-            self._feed = feed
-            self._sink.set_state(feed.state, feed.reason, data_lost=feed.data_lost)
         accounts = self._standings.accounts()
         if accounts != self._accounts:
             self._accounts = accounts
             self._sink.set_accounts(accounts)
+        if feed != self._feed:
+            self._feed = feed
+            self._sink.set_state(feed.state, feed.reason, data_lost=feed.data_lost)
 
     def _show(self) -> None:
         now = clock.monotonic()
