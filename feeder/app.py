@@ -8,6 +8,8 @@ import threading
 import time
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from feeder.metrics.exporter import Exporter, Metrics
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
@@ -15,7 +17,7 @@ from feeder.sources import installed
 from feeder.sources.deaths import Deaths
 from feeder.sources.guarded import CLOSE_SECONDS, Running
 from qmt_bridge import __version__
-from qmt_bridge.config import SOURCES, Config
+from qmt_bridge.config import SOURCES, WITH_PUSH, Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import child
 from qmt_bridge.process.child import TRY_AGAIN
@@ -42,8 +44,13 @@ def make_source(config: Config) -> Source:
     ``auto`` is xtquant if its native modules can be imported, else the simulator. Whether the terminal answers does not
     matter: a terminal that is down must not replace real data by invented data.
     """
+    name = source_name(config)
+    if name.endswith(WITH_PUSH):
+        from feeder.push.mixed import with_push
+
+        return with_push(config, make_source(replace(config, source=name.removesuffix(WITH_PUSH))))
     # Imported here, so that the simulator runs where xtquant is not installed.
-    match source_name(config):
+    match name:
         case "xtquant":
             from feeder.xt.source import XtSource
 
@@ -52,27 +59,33 @@ def make_source(config: Config) -> Source:
             from feeder.replay.player import Replay
 
             return Replay(config)
+        case "push":
+            from feeder.push.source import PushSource
+
+            return PushSource(config)
         case "sim":
             from feeder.sim.simulator import Simulator
 
             return Simulator(config)
-        case name:
+        case _:
             return installed.make(name, config)
 
 
 def check_source(config: Config) -> None:
     """Raise `ConfigError` if there is no source as the settings name it; imports no package."""
-    if config.source not in ("auto", *SOURCES):
-        installed.find(config.source)
+    name = config.source.removesuffix(WITH_PUSH)
+    if name not in ("auto", *SOURCES):
+        installed.find(name)
 
 
 def source_name(config: Config) -> str:
     """Return the name of the source that the settings choose; imports nothing of xtquant."""
-    if config.source != "auto":
-        return config.source
-    from feeder.xt import sdk
+    name, plus, pushed = config.source.partition("+")
+    if name == "auto":
+        from feeder.xt import sdk
 
-    return "xtquant" if sdk.importable() else "sim"
+        name = "xtquant" if sdk.importable() else "sim"
+    return name + plus + pushed
 
 
 class Illness(NamedTuple):

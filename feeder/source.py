@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.observation.delays import Delays
-from qmt_bridge.wire.messages import AccountState, Session, TradeEvent
+from qmt_bridge.wire.messages import AccountState, PusherState, Session, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
 
@@ -37,7 +37,7 @@ class Health(NamedTuple):
 
     The version is empty for a source without one, and for one that does not say it; the call is None while none runs.
     `trading_day` is whether stocks trade today by the source's calendar; None while it has none. `times` are those that
-    calls into the SDK took since the start, by their names.
+    calls into the SDK took since the start, by their names. `pushers` are the programs that push data to the source.
     """
 
     sdk: str = ""
@@ -45,6 +45,7 @@ class Health(NamedTuple):
     call_age: float = 0.0
     trading_day: bool | None = None
     times: Mapping[str, Delays] = {}
+    pushers: Sequence[PusherState] = ()
 
 
 def by_kind(kinds: frozenset[Kind]) -> dict[str, str]:
@@ -116,11 +117,11 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What the setting `source` chooses it by: "xtquant", "sim", "replay", or the name of an entry point."""
+        """What the setting `source` chooses it by: "xtquant", "sim", "push", or the name of an entry point."""
 
     @property
     def simulated(self) -> bool:
-        """Whether its data is invented; every place that shows the data shows this too. Final once `start` returns."""
+        """Whether its data is invented; every place that shows the data shows this too. From any thread."""
 
     @property
     def kinds(self) -> frozenset[Kind]:

@@ -36,7 +36,15 @@ _NO_SETTINGS = frozenset((CONFIG_ENV, LANG_ENV))
 # processes. The URL of a chat robot holds its key.
 CREDENTIALS = frozenset(
     (
-        *("api_key", "xt_token", "alerts_wecom", "alerts_dingtalk", "alerts_dingtalk_secret", "alerts_feishu"),
+        *(
+            "api_key",
+            "push_key",
+            "xt_token",
+            "alerts_wecom",
+            "alerts_dingtalk",
+            "alerts_dingtalk_secret",
+            "alerts_feishu",
+        ),
         *("alerts_feishu_secret", "alerts_webhook", "alerts_mail_password"),
     )
 )
@@ -46,16 +54,21 @@ SECRETS = CREDENTIALS | {"xt_accounts", "sources"}
 SECTIONS = ("alerts",)
 
 # The sources of this project; any other name is that of a source of another package (docs/sources.md).
-SOURCES = ("xtquant", "sim", "replay")
+SOURCES = ("xtquant", "sim", "replay", "push")
+# Behind the name of another source: pushers serve a part beside it (docs/push.md).
+WITH_PUSH = "+push"
 # The group of entry points by which such a package says which sources it has.
 SOURCE_GROUP = "qmt_bridge.sources"
 # Without an underscore, which ends the name in an environment variable. A file is named by it too.
 _SOURCE_NAME = r"^[a-z][a-z0-9]{0,30}\Z"
+_SOURCE_CHOICE = r"^(?!push\+)[a-z][a-z0-9]{0,30}(\+push)?\Z"
 # Words in the name of a setting of such a source whose value is a secret.
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "key")
 
 # Of the feeder: it listens there, and gateways and consumers connect.
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr", "trade_ask_addr")
+# Of the source push: it listens there too, and not by ZeroMQ.
+PUSH_ADDRESS = "push_addr"
 # Of a forwarder: it listens there.
 FORWARDED = ("forward_market_addr", "forward_trade_addr", "forward_ask_addr", "forward_store_addr")
 
@@ -204,9 +217,9 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
     source: Annotated[
         str,
         Meta(
-            pattern=_SOURCE_NAME,
-            description="Where data comes from: xtquant, sim, replay, or a source of another package; auto is xtquant "
-            "where it can be imported, else sim.",
+            pattern=_SOURCE_CHOICE,
+            description="Where data comes from: xtquant, sim, replay, push, or a source of another package, and any "
+            "with `+push`; auto is xtquant where it can be imported, else sim.",
         ),
     ] = "auto"
     sources: Annotated[
@@ -233,6 +246,17 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
         Literal["always", "exchange"],
         Meta(description="sim: always open, or only in the hours of the exchange."),
     ] = "always"
+    push_addr: Annotated[
+        str, Meta(description="push: address at which your programs connect; another one than of this machine is TLS.")
+    ] = "tcp://127.0.0.1:5560"
+    push_key: Annotated[
+        str,
+        Meta(description="push: key of these programs, 16 or more characters; empty: those of this user connect."),
+    ] = ""
+    pushers: Annotated[
+        tuple[str, ...],
+        Meta(description='push: which program may serve what, e.g. "ctp:quote+whole:SF+DF"; empty is any program.'),
+    ] = ()
     xt_addr: Annotated[str, Meta(description="xtquant: address of the terminal's market-data port.")] = (
         "127.0.0.1:58610"
     )
@@ -770,8 +794,11 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     except msgspec.ValidationError as exc:
         if name == "source":
             known = ", ".join(("auto", *SOURCES))
-            told = f"expected {known}, or the name of a source of another package (a to z, 0 to 9), got {_shown(value)}"
-            raise ConfigError(shown, told) from None
+            raise ConfigError(
+                shown,
+                f"expected {known}, or the name of a source of another package (a to z, 0 to 9), each alone or with "
+                f"+push, got {_shown(value)}",
+            ) from None
         if choices(name):
             raise ConfigError(shown, f"expected one of {', '.join(choices(name))}, got {_shown(value)}") from None
         # msgspec's sentence does not hold the value, so a secret is not shown.
@@ -782,7 +809,8 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     texts = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(text, str) and "\0" in text for text in texts):
         raise ConfigError(shown, "holds a NUL character")
-    if (name in ADDRESSES and (converted or default(name))) or (name in FORWARDED and converted):
+    is_address = name in (*ADDRESSES, PUSH_ADDRESS)
+    if (is_address and (converted or default(name))) or (name in FORWARDED and converted):
         _check_address(shown, str(converted))
     if name == "behind_proxy":
         for text in texts:

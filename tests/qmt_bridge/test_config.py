@@ -26,7 +26,10 @@ from qmt_bridge.errors import ConfigError
 
 SECRET = 's3cret-k€y, with=odd "characters"\nand lines'
 
-A_SOURCE = "expected auto, xtquant, sim, replay, or the name of a source of another package (a to z, 0 to 9)"
+A_SOURCE = (
+    "expected auto, xtquant, sim, replay, push, or the name of a source of another package (a to z, 0 to 9), each "
+    "alone or with +push"
+)
 
 # A value other than the default for every setting, chosen to be hard to carry in an environment variable.
 CHANGED = {
@@ -70,6 +73,9 @@ CHANGED = {
     "sim_l2_rate": 1000.0,
     "sim_order_interval": 1e3,
     "sim_hours": "exchange",
+    "push_addr": "tcp://127.0.0.1:6560",
+    "push_key": "a-key-of-pushers",
+    "pushers": ("ctp:quote+whole:SF+DF",),
     "xt_addr": "192.168.1.2:58611",
     "xt_token": SECRET,
     "xt_home": "D:\\行情 data",
