@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from feeder.source import PROTOCOL, DownloadRequest, FeedState, Health, Sink, Source
+from feeder.source import PROTOCOL, DownloadRequest, FeedState, Health, SessionState, Sink, Source
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.observation.delays import Delays
 from qmt_bridge.wire.messages import AccountState, PusherState, TradeEvent
@@ -56,7 +56,7 @@ class Composite:
     def start(self, sink: Sink) -> None:
         """Start all sources; those that were started are closed if one cannot be."""
         self._sink = sink
-        self._shares = [_Share(sink, self._report) for _ in self._members]
+        self._shares = [_Share(sink, self._tell_state, self._tell_accounts) for _ in self._members]
         started: list[Source] = []
         try:
             for member, share in zip(self._members, self._shares, strict=True):
@@ -127,23 +127,37 @@ class Composite:
     def _of(self, parts: TopicParts) -> Source:
         return next((member.source for member in self._members if member.serves(parts)), self._members[-1].source)
 
-    def _report(self) -> None:
-        """Publish the worst state and all accounts; called by any thread."""
+    def _tell_state(self, share: _Share, state: SessionState) -> None:
+        """Publish the worst state after one source has changed its own; called by any thread.
+
+        A loss is told once, with the report that says it: the state that it came with may last.
+        """
         with self._lock:
-            worst = max(self._shares, key=lambda share: _RANK[share.state])
-            lost = any(share.data_lost for share in self._shares)
-            self._sink.set_state(worst.state, worst.reason, data_lost=lost)
-            self._sink.set_accounts([account for share in self._shares for account in share.accounts])
+            if state == share.session:
+                return
+            share.session = state
+            worst = max(self._shares, key=lambda each: _RANK[each.session.state]).session
+            self._sink.set_state(worst.state, worst.reason, data_lost=state.data_lost)
+
+    def _tell_accounts(self, share: _Share, accounts: tuple[AccountState, ...]) -> None:
+        """Publish the accounts of all sources; called by any thread."""
+        with self._lock:
+            share.accounts = accounts
+            self._sink.set_accounts([account for each in self._shares for account in each.accounts])
 
 
 class _Share:
     """The sink of one source: its state and accounts are those of one of several."""
 
-    def __init__(self, sink: Sink, report: Callable[[], None]) -> None:
-        self._report = report
-        self.state: FeedState = "connecting"
-        self.reason: str | None = None
-        self.data_lost = False
+    def __init__(
+        self,
+        sink: Sink,
+        tell_state: Callable[[_Share, SessionState], None],
+        tell_accounts: Callable[[_Share, tuple[AccountState, ...]], None],
+    ) -> None:
+        self._tell_state = tell_state
+        self._tell_accounts = tell_accounts
+        self.session = SessionState("connecting")
         self.accounts: tuple[AccountState, ...] = ()
         # Found once instead of at each message.
         self.publish = sink.publish
@@ -161,12 +175,10 @@ class _Share:
         self._sink.refuse(topic, code, reason)
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
-        self.state, self.reason, self.data_lost = state, reason, data_lost
-        self._report()
+        self._tell_state(self, SessionState(state, reason, data_lost))
 
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
-        self.accounts = tuple(accounts)
-        self._report()
+        self._tell_accounts(self, tuple(accounts))
 
     def give_history(self, number: int, bodies: Iterable[object], from_ms: int) -> None:
         self._sink.give_history(number, bodies, from_ms)

@@ -13,14 +13,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
 from feeder.events import Unsent
 from feeder.journal.journal import Journal
 from feeder.journal.thread import HUNG_SECONDS, JournalThread
-from feeder.source import FeedState
+from feeder.source import FeedState, SessionState
 from feeder.sources.said import check_event, check_topic, known_accounts, known_code, known_state, plain
 from qmt_bridge.errors import ErrorCode, WireError
 from qmt_bridge.system import clock
@@ -38,14 +38,6 @@ _HISTORY = Topic("history/")
 # A stamp holds unsigned 64-bit numbers; half of that is the year 2262.
 _MAX_NS = 1 << 63
 _trade_decoder = msgspec.json.Decoder(TradeEvent)
-
-
-class SessionState(NamedTuple):
-    """The state of the source's session (see `Sink.set_state`)."""
-
-    state: FeedState
-    reason: str | None = None
-    data_lost: bool = False
 
 
 class Outlet(Protocol):

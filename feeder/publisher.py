@@ -21,13 +21,13 @@ import zmq
 from feeder.answers import Answers, Outcome
 from feeder.doors import Asked, Doors
 from feeder.events import Event
-from feeder.inbox import Inbox, SessionState
+from feeder.inbox import Inbox
 from feeder.journal.thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.observed import Observed
 from feeder.refusals import Refusals
 from feeder.registry import Registry, SourceTopic
 from feeder.reports import Reports
-from feeder.source import Source
+from feeder.source import SessionState, Source
 from feeder.sources.guarded import Guarded
 from qmt_bridge.answering.askers import Peer
 from qmt_bridge.config import Config

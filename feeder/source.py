@@ -23,6 +23,14 @@ FeedState = Literal[Session, "ended"]
 PROTOCOL = 1
 
 
+class SessionState(NamedTuple):
+    """The state of the source's session (see `Sink.set_state`)."""
+
+    state: FeedState
+    reason: str | None = None
+    data_lost: bool = False
+
+
 class DownloadRequest(NamedTuple):
     """The arguments of xtdata.download_history_data2; times are '' or 'YYYYMMDD' or 'YYYYMMDDhhmmss'."""
 

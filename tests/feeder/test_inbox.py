@@ -14,8 +14,9 @@ import pytest
 import zmq
 
 from feeder.events import Unsent
-from feeder.inbox import Inbox, SessionState
+from feeder.inbox import Inbox
 from feeder.journal.thread import JournalThread
+from feeder.source import SessionState
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent

@@ -64,7 +64,9 @@ def test_a_source_is_made_by_its_entry_point(site: Install) -> None:
 
 def test_a_name_that_is_not_found_lists_those_that_are(site: Install) -> None:
     site()
-    assert refused("ctp") == "source: there is no source ctp; there are xtquant, sim, replay, demo (demo-feed 1.0)"
+    assert (
+        refused("ctp") == "source: there is no source ctp; there are xtquant, sim, replay, push, demo (demo-feed 1.0)"
+    )
     with pytest.raises(ConfigError, match="there is no source ctp"):
         app.check_source(Config(source="ctp"))
     for name in ("auto", "sim", "demo"):
