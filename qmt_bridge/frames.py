@@ -18,6 +18,8 @@ Lists = Literal["columns", "lists"]
 _MOST_COLUMNS = 10
 # Fields with a time, and how many of them a second has.
 _TIMES = {"time": 1000, "timeTag": 1000, "order_time": 1, "traded_time": 1}
+# The last millisecond that a time of pandas may have, in the year 2262; what is behind is no time.
+_LAST_MS = (2**63 - 1) // 1_000_000
 
 
 def to_df(frames: object, library: Library | None = None, *, lists: Lists | None = None) -> Any:
@@ -70,7 +72,8 @@ def _frame_rows(frame: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     elif "timelist" in (data := frame.get("data") or {}):
         yield from _formula(frame, data)
     elif "type" in frame and isinstance(data, Mapping):
-        yield {**{name: value for name, value in frame.items() if name != "data"}, **data}
+        head = {name: value for name, value in frame.items() if name != "data"}
+        yield {**head, **data, **head}
     elif all("." in name for name in frame):
         for code, value in frame.items():
             for record in value if isinstance(value, Sequence) else (value,):
@@ -88,7 +91,7 @@ def _last(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _formula(frame: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     outputs = data.get("outputs") or {}
-    for place, time in enumerate(data["timelist"]):
+    for place, time in enumerate(data["timelist"] or ()):
         values = {name: of[place] if place < len(of) else None for name, of in outputs.items()}
         yield {"code": frame.get("stock_code"), "formula_name": frame.get("formula_name"), "time": time, **values}
 
@@ -108,10 +111,13 @@ def _table(rows: list[dict[str, Any]], library: Library | None, lists: Lists | N
 
 def _columns(rows: list[dict[str, Any]], lists: Lists | None) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
+    names = dict.fromkeys(name for row in rows for name in row)
+    for name in names:
         values = [row.get(name) for row in rows]
         longest = max((len(value) for value in values if isinstance(value, list | tuple)), default=0)
-        if lists != "lists" and longest and (lists == "columns" or longest <= _MOST_COLUMNS):
+        is_split = lists != "lists" and longest and (lists == "columns" or longest <= _MOST_COLUMNS)
+        # A field of such a name would be lost.
+        if is_split and not any(f"{name}{place + 1}" in names for place in range(longest)):
             for place in range(longest):
                 columns[f"{name}{place + 1}"] = [_entry(value, place) for value in values]
         elif longest or any(value == [] for value in values):
@@ -131,14 +137,20 @@ def _entry(value: Any, place: int) -> Any:
 def _moments(columns: dict[str, list[Any]]) -> Iterator[tuple[str, str, list[int | None]]]:
     """Yield the columns with a time: their name, that of the column beside it, and its values in ms."""
     for name, a_second in _TIMES.items():
-        if name not in columns:
+        beside = "datetime" if name == "time" else f"{name}_datetime"
+        if name not in columns or beside in columns:
             continue
-        values = [
-            round(value * 1000 / a_second) if isinstance(value, int | float) and not isinstance(value, bool) else None
-            for value in columns[name]
-        ]
+        values = [_moment(value, a_second) for value in columns[name]]
         if any(value is not None for value in values):
-            yield name, "datetime" if name == "time" else f"{name}_datetime", values
+            yield name, beside, values
+
+
+def _moment(value: Any, a_second: int) -> int | None:
+    """Return a time in ms since 1970; None for what is no number, or none that can be a time."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    # NaN is not less either.
+    return round(value * 1000 / a_second) if abs(value) <= _LAST_MS * a_second / 1000 else None
 
 
 def _library(library: Library | None) -> Library:

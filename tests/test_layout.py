@@ -130,6 +130,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     # Its timer is a thread.
     ("qmt_bridge/system/cutoff.py", set(), {"asyncio", "logging"}),
+    # Each request has a thread.
+    (
+        "qmt_bridge/observation/page_server.py",
+        {"qmt_bridge.errors", "qmt_bridge.system.clock"},
+        {"asyncio", "subprocess"},
+    ),
     ("qmt_bridge/observation/*", {"qmt_bridge.observation", "msgspec"}, IMPURE),
     # The lowest of all: every part may use it.
     ("qmt_bridge/system/*", set(), {"asyncio", "threading"}),

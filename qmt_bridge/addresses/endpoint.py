@@ -142,6 +142,9 @@ def forwarded_endpoints(config: Config) -> dict[str, Forwarded]:
         "trade": config.forward_trade_addr,
         "store": config.forward_store_addr,
     }
+    for name, upstream in found.items():
+        if upstream.address == addresses[name]:
+            raise ConfigError(f"forward_{name}_addr", f"is {upstream.name}: the forwarder would be its own feeder")
     return {
         name: Forwarded(upstream, Endpoint(f"forward_{name}_addr", addresses[name], own))
         for name, upstream in found.items()

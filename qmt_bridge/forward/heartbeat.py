@@ -29,6 +29,9 @@ class Heartbeat:
         self.strange = 0
         self._heard_at = float("-inf")
         self._is_there = False
+        # When it was looked for the first time.
+        self._begun_at: float | None = None
+        self._is_missed = False
         self._relay = relay
         self.socket = self._subscribe()
 
@@ -54,7 +57,13 @@ class Heartbeat:
             self._heard_at = now
 
     def look(self, now: float) -> None:
-        """Log that heartbeats begin or end."""
+        """Log that heartbeats begin or end, or that none has come since the start."""
+        self._begun_at = now if self._begun_at is None else self._begun_at
+        if self.status is None and not self._is_missed and now - self._begun_at >= ABSENT_AFTER:
+            self._is_missed = True
+            logger.warning(
+                "no heartbeat has come since the start: is the feeder, or a forwarder that reaches it, at market_addr?"
+            )
         if self._is_there == self.is_there(now):
             return
         self._is_there = not self._is_there

@@ -86,6 +86,20 @@ def test_values_of_several_types_and_nothing_make_a_table(library):
         to_df("600000.SH", library)
 
 
+def test_what_is_no_time_is_kept_and_dates_nothing(library):
+    times = [10**30, -(10**15), 10**18, float("inf"), float("nan"), TICK["time"]]
+    found = rows(to_df({"600000.SH": [{"time": time} for time in times]}, library))
+    assert [row["datetime"].isoformat() for row in found if "datetime" in row] == [AT]
+    assert found[-1]["time"] == TICK["time"]
+
+
+def test_no_field_is_lost_to_a_column_of_the_same_name(library):
+    record = {"time": 1, "datetime": "x", "askPrice": [1, 2], "askPrice1": 9}
+    assert rows(to_df({"600000.SH": [record]}, library)) == [{"code": "600000.SH", **record}]
+    event = {"type": "order", "seq": 5, "data": {"type": "x", "order_id": 1}}
+    assert rows(to_df(event, library)) == [{"type": "order", "seq": 5, "order_id": 1}]
+
+
 def test_newest_records_say_why_one_is_missing(library):
     answer = {"records": {"a.SH": TICK, "b": None}, "missing": {"b": {"code": "unknown_symbol"}}, "feed": "up"}
     for table in (frames.last_to_df(answer, library), to_df(answer, library)):

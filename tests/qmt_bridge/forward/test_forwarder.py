@@ -405,6 +405,11 @@ def test_folder_of_a_client_alone_is_refused(site: Site) -> None:
         endpoint.forwarded_endpoints(site.settings(site.desk))
 
 
+def test_forwarder_that_is_its_own_feeder_is_refused(site: Site) -> None:
+    with pytest.raises(ConfigError, match="forward_ask_addr: is ask_addr"):
+        endpoint.forwarded_endpoints(site.settings(forward_ask_addr=site.config.ask_addr))
+
+
 def test_taken_port_is_named(site: Site) -> None:
     taken = site.forward().service.addresses["ask"]
     with pytest.raises(ConfigError, match=rf"forward_ask_addr: cannot listen on {taken}: Address (already )?in use"):
