@@ -5,7 +5,9 @@ It has no key, and a client that sends nothing must cost the process nothing: th
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,6 +16,8 @@ from typing import Any, NamedTuple
 
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.system import clock
+
+logger = logging.getLogger(__name__)
 
 # Seconds that a client may take for its request and its answer together.
 REQUEST_SECONDS = 5.0
@@ -96,7 +100,9 @@ class _Server(ThreadingHTTPServer):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore it: a client that leaves is no failure of the process."""
+        """Log a failure to make an answer; a client that leaves is none."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            logger.exception("a request is not answered")
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -70,3 +70,20 @@ def test_a_request_that_comes_by_bytes_gives_its_place_back(port: int, monkeypat
     with socket.create_connection(("127.0.0.1", port), timeout=0.05) as slow:
         wait_for(lambda: is_over(slow), "the end of the connection")
     assert ready(port)
+
+
+@pytest.mark.parametrize(("error", "is_logged"), [(ZeroDivisionError, True), (ConnectionResetError, False)])
+def test_a_failure_to_answer_is_logged(
+    error: type[Exception], is_logged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> Page:
+        raise error
+
+    served = PageServer("metrics_addr", "127.0.0.1:0", {"/ready": fail})
+    try:
+        assert not ready(served.port)
+        # The place is given back after the error was handled.
+        wait_for(lambda: served._server._places._value == page_server.MOST_CONNECTIONS, "the end of the request")
+    finally:
+        served.close()
+    assert (error.__name__ in caplog.text) == is_logged
