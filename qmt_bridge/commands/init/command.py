@@ -161,9 +161,9 @@ def write_settings(given: Answers, file: Path, ask: Overwriting, *, interactive:
 
 def _check_answers(answers: Answers) -> None:
     """Raise `ConfigError` for answers with which the parts would not start."""
-    if answers.source == "replay" and not Path(answers.file).is_file():
+    if answers.source == "replay" and not Path(answers.file).expanduser().is_file():
         raise ConfigError("--file", f"there is no file {answers.file!r} to play")
-    if answers.xt_accounts and not (answers.xt_userdata and Path(answers.xt_userdata).is_dir()):
+    if answers.xt_accounts and not (answers.xt_userdata and Path(answers.xt_userdata).expanduser().is_dir()):
         raise ConfigError(
             "--xt-userdata", f"there is no folder {answers.xt_userdata!r}: it is the terminal's userdata_mini"
         )
@@ -178,7 +178,9 @@ def _check_answers(answers: Answers) -> None:
         raise ConfigError("--tls-cert", "TLS needs a certificate: --tls-cert and --tls-key name its files")
     if answers.reach == "tls" and not answers.feeder_host:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(answers.tls_cert, answers.tls_key or None)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                Path(answers.tls_cert).expanduser(), Path(answers.tls_key).expanduser()
+            )
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "strerror", None) or exc
             raise ConfigError(
