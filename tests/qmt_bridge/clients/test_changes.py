@@ -298,6 +298,18 @@ def test_an_answer_that_tells_more_of_a_code_is_read():
     assert requests.removed == [BAD]
 
 
+@pytest.mark.parametrize(
+    ("action", "ack"), [("subscribe", Ack(pending=(A, B))), ("unsubscribe", Ack((A, B)))], ids=["add", "remove"]
+)
+def test_a_change_without_an_answer_ends_with_the_connection(action, ack):
+    stream, answer = control.Control(Requests()), control.Answer()
+    change = control._Change(answer, action)
+    change.waiting = {"change-1": [A], "change-2": [B]}
+    stream._changes = dict.fromkeys(change.waiting, change)
+    stream.lost()
+    assert answer.result(0) == ack
+
+
 async def test_a_change_that_fails_on_its_loop_is_made_once():
     made = []
 
