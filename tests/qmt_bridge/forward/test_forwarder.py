@@ -429,6 +429,20 @@ def test_client_that_was_silent_longest_gives_way(site: Site, monkeypatch: pytes
             assert len(passes) <= 2
 
 
+def test_key_with_most_clients_gives_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "MOST_ASKERS", 3)
+    forwarder = site.forward()
+    passes = forwarder.forwarder._questions["ask"]
+    silent = site.asker(forwarder, site.viewer)
+    assert ask(silent, CatchUp(1, [STATUS_TOPIC])).id == 1
+    connection = next(iter(passes._askers.values()))
+    for number in range(4):
+        assert ask(site.asker(forwarder, site.desk), CatchUp(number, [STATUS_TOPIC])).id == number
+    # It was silent longest of all, and is the only one of its key.
+    assert connection in passes._askers.values()
+    assert len(passes) == 3
+
+
 # Settings
 
 
