@@ -45,6 +45,7 @@ EDGE = WIRE | {
     "qmt_bridge.answering",
     "qmt_bridge.config",
     "qmt_bridge.curve",
+    "qmt_bridge.demand",
     "qmt_bridge.handshakes",
     "qmt_bridge.keys",
     "qmt_bridge.observation",
@@ -78,6 +79,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"asyncio", "socket", "threading"},
     ),
     ("qmt_bridge/answering/*", WIRE, IMPURE),
+    ("qmt_bridge/demand/*", {"zmq"}, IMPURE),
     # The store: what is pure in it, the database that one file alone opens, and the sockets in two more.
     ("qmt_bridge/store/layout.py", WIRE, IMPURE),
     ("qmt_bridge/store/holes.py", WIRE, IMPURE),
