@@ -115,6 +115,18 @@ def test_answer_with_which_nothing_would_start_is_refused(
     assert not any(tmp_path.iterdir())
 
 
+def test_answer_that_is_refused_is_asked_for_again(tmp_path: Path) -> None:
+    file = tmp_path / "q.toml"
+    # The gateway is elsewhere at an address that is none, and the robot has no URL either.
+    first = "2\n2\n1.2.3.4:5\n1\n3\nnotaurl\n\n"
+    # Enter takes the source, the reach, the store and the folder of before, and no robot.
+    result = init("--out", str(file), said=first + "\n\n192.168.1.9\n\n\nnotaurl\n\n" + "\n" * 7)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("This cannot be used: ") == 2
+    gateway = load_config(tmp_path / "gateway" / "qmt-bridge.toml", {})
+    assert (gateway.market_addr, load_config(file, {}).alerts_webhook) == ("tcp://192.168.1.9:5555", "")
+
+
 def test_two_machines_get_settings_and_keys_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "here" / "q.toml"
     result = init("--yes", "--source", "sim", "--feeder-host", "192.168.1.100", "--out", str(file))
