@@ -13,13 +13,13 @@ from typing import NamedTuple
 import zmq
 
 from feeder.answers import ALL, Rights
-from feeder.departures import Departures
 from qmt_bridge import sockets
 from qmt_bridge.addresses import endpoint, ipc_folder
 from qmt_bridge.addresses.endpoint import Endpoint
 from qmt_bridge.answering.askers import Peer
 from qmt_bridge.config import Config
 from qmt_bridge.curve.authenticator import Authenticator
+from qmt_bridge.demand.departures import Departures
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Links
 from qmt_bridge.system import clock

@@ -39,7 +39,7 @@ class QMTClient:
     that of the client, and at the end of ``with``.
 
     `on_state` and `on_error` are plain functions. They are called in the thread that reads the stream, while it waits
-    for the next frame.
+    for the next frame; those of a shared connection (``share=True``) in another thread.
 
     One background thread with an event loop serves all streams of a client. It is started with the first stream, and
     ends with `close`, with the last reference to the client, or at the end of the program. A client may be used from

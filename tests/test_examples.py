@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socketserver
 import subprocess
 import threading
 import urllib.request
@@ -26,6 +27,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
+from websockets.utils import accept_key
 
 from tests.support import waiting
 from tests.support.browser import running_browser
@@ -218,6 +220,8 @@ class Run:
     codes: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     # The header of the key, and the close code, as a server saw them.
     seen: dict[str, tuple[str | None, int | None]] = field(default_factory=dict)
+    # How a program ended whose connection was refused, and what it said.
+    refused: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
     table: str = ""
 
     def of(self, what: Mapping[str, Any], language: str) -> Any:
@@ -261,6 +265,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         with running(data, *SIMULATOR) as up:
             _play(up, data, commands, result, stack)
     _greet(commands, result)
+    for language in WEBSOCKET.keys() & commands.keys():
+        result.refused[language] = _refuse(commands[language])
     return result
 
 
@@ -411,6 +417,37 @@ def _goodbye(language: str, command: Sequence[str]) -> tuple[str | None, int | N
     return seen[0]
 
 
+class _Refusing(socketserver.StreamRequestHandler):
+    """Closes each connection with 1008, in the bytes that open it."""
+
+    timeout = DEADLINE
+
+    def handle(self) -> None:
+        headers = dict(line.rstrip().split(b": ", 1) for line in iter(self.rfile.readline, b"\r\n") if b": " in line)
+        key = {name.lower(): value for name, value in headers.items()}[b"sec-websocket-key"].decode()
+        lines = ("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade")
+        opening = "\r\n".join((*lines, f"Sec-WebSocket-Accept: {accept_key(key)}", "", "")).encode()
+        reason = (1008).to_bytes(2, "big") + b"unauthorized: the API key is wrong"
+        self.wfile.write(opening + bytes((0x88, len(reason))) + reason)
+        with suppress(OSError):
+            self.rfile.read()
+
+
+def _refuse(command: list[str]) -> tuple[int, list[str]]:
+    """Return how a program ends that the gateway refuses."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Refusing) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        program = Program(command, {"QMT_BRIDGE_URL": f"ws://127.0.0.1:{server.server_address[1]}"})
+        try:
+            program.wait()
+        finally:
+            server.shutdown()
+            thread.join()
+    return program.process.returncode, program.errors
+
+
 def _check_places(lines: Sequence[str]) -> None:
     """Each code has each number once and in order; before each other step, and only there, a gap is told."""
     assert epochs(lines) == [3, 3]
@@ -480,6 +517,14 @@ def test_interrupt_closes_the_connection_and_ends_the_program(run: Run, language
     assert (key, code) == (f"Bearer {KEY}", 1000)
     # Java ends with the code of the signal, as its shutdown hook runs within it.
     assert run.codes[language] == {130 if language == "java" else 0}
+
+
+@pytest.mark.parametrize("language", WEBSOCKET)
+def test_close_that_comes_with_the_opening_ends_the_program(run: Run, language: str) -> None:
+    code, errors = run.of(run.refused, language)
+    assert code == 1
+    assert "1008" in "\n".join(errors)
+    assert not [line for line in errors if "lost" in line]
 
 
 @pytest.mark.parametrize("language", [*WEBSOCKET, *OTHERS])

@@ -45,6 +45,7 @@ EDGE = WIRE | {
     "qmt_bridge.answering",
     "qmt_bridge.config",
     "qmt_bridge.curve",
+    "qmt_bridge.demand",
     "qmt_bridge.handshakes",
     "qmt_bridge.keys",
     "qmt_bridge.observation",
@@ -78,6 +79,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"asyncio", "socket", "threading"},
     ),
     ("qmt_bridge/answering/*", WIRE, IMPURE),
+    ("qmt_bridge/demand/*", {"zmq"}, IMPURE),
     # The store: what is pure in it, the database that one file alone opens, and the sockets in two more.
     ("qmt_bridge/store/layout.py", WIRE, IMPURE),
     ("qmt_bridge/store/holes.py", WIRE, IMPURE),
@@ -130,6 +132,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     # Its timer is a thread.
     ("qmt_bridge/system/cutoff.py", set(), {"asyncio", "logging"}),
+    # Each request has a thread.
+    (
+        "qmt_bridge/observation/page_server.py",
+        {"qmt_bridge.errors", "qmt_bridge.system.clock"},
+        {"asyncio", "subprocess"},
+    ),
     ("qmt_bridge/observation/*", {"qmt_bridge.observation", "msgspec"}, IMPURE),
     # The lowest of all: every part may use it.
     ("qmt_bridge/system/*", set(), {"asyncio", "threading"}),

@@ -235,7 +235,13 @@ public class Client {
         if (key != null) builder.header("Authorization", "Bearer " + key);
         WebSocket opened = builder.buildAsync(URI.create(base + stream.path()), connection).get();
         String request = stream.request();
-        if (request != null) opened.sendText(request, true).get();
+        if (request != null) {
+            try {
+                opened.sendText(request, true).get();
+            } catch (ExecutionException closed) {
+                // By the gateway, as with a wrong key: `end` has the code.
+            }
+        }
         return opened;
     }
 

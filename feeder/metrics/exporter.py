@@ -6,17 +6,16 @@ moments. Nothing is written on the way of a message.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from feeder.metrics.parts import of_alerts, of_store
 from feeder.publisher import Numbers
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.observation.page_server import Page, PageServer
 from qmt_bridge.wire.messages import Session
 
 STATES = (*get_args(Session), "ended")
@@ -124,19 +123,14 @@ class Metrics:
 
     def __init__(self, address: str, exporter: Exporter) -> None:
         """Listen; raise `ConfigError` for an address that cannot be used."""
-        registry = CollectorRegistry()
-        registry.register(exporter)
-        host, _, port = address.rpartition(":")
-        try:
-            self._server, _ = start_http_server(int(port), host.strip("[]"), registry)
-        except (OSError, ValueError, OverflowError) as exc:
-            raise ConfigError("metrics_addr", f"cannot listen on {address}: {exc}") from exc
-        self.port: int = self._server.server_port
+        self._registry = CollectorRegistry()
+        self._registry.register(exporter)
+        self._server = PageServer("metrics_addr", address, {"/metrics": self._page})
+        self.port = self._server.port
 
     def close(self) -> None:
-        """Listen no more, in half a second: a feeder that ends does not wait for that."""
-        threading.Thread(target=self._end, name="metrics-end", daemon=True).start()
+        """Listen no more."""
+        self._server.close()
 
-    def _end(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def _page(self) -> Page:
+        return Page(200, CONTENT_TYPE_LATEST, generate_latest(self._registry))

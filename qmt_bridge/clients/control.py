@@ -77,8 +77,9 @@ class Closed(Exception):
 class _Change:
     """One `add` or `remove` under way: the codes of each of its requests that is not answered yet."""
 
-    def __init__(self, answer: Answer[Ack]) -> None:
+    def __init__(self, answer: Answer[Ack], action: Action = "subscribe") -> None:
         self.answer = answer
+        self.action = action
         self.waiting: dict[str, list[str]] = {}
         self.codes: list[str] = []
         self.rejected: list[Rejected] = []
@@ -215,7 +216,8 @@ class Control:
         self._socket = self._reader = None
         for change in dict.fromkeys(self._changes.values()):
             for codes in change.waiting.values():
-                change.pending += codes
+                # What was removed is not asked for again, so it is removed.
+                (change.pending if change.action == "subscribe" else change.codes).extend(codes)
             change.end()
         self._changes.clear()
 
@@ -310,7 +312,7 @@ class Control:
         if self._socket is None or not requests:
             answer.answer(Ack(pending=named) if action == "subscribe" else Ack(named))
             return
-        change = _Change(answer)
+        change = _Change(answer, action)
         texts = []
         for request in requests:
             self._numbers += 1

@@ -12,6 +12,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+# Seconds for the ends of all connections; each waits two for the answer of the gateway.
+CLOSE_SECONDS = 5.0
+
 
 class LoopThread:
     """One daemon thread, and the loop that runs in it."""
@@ -96,6 +99,10 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _end_tasks() -> None:
+    # Streams that were closed end their connections first: cancelled once more, they would cut them off.
+    closing = {task for task in asyncio.all_tasks() if task.cancelling()}
+    if closing:
+        await asyncio.wait(closing, timeout=CLOSE_SECONDS)
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

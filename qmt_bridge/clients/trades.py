@@ -2,12 +2,13 @@
 
 As in `qmt_bridge.wire.messages`, a field that is not here is passed over, one that is absent has its default, and a
 value of another type stays what it is. Times are in seconds since 1970, prices and amounts in yuan, volumes in shares.
-Source: xtquant/xttype.py, with the attributes that the SDK adds.
+A field such as `order_status_name` is xtconstant's name of the value beside it. Source: xtquant/xttype.py, with the
+attributes that the SDK adds.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -23,6 +24,7 @@ else:
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True):
     account_type: Number = None
+    account_type_name: Text = None
     account_id: Text = None
     # True: found by a query after a loss.
     recovered: bool = False
@@ -36,17 +38,23 @@ class Order(_Data, frozen=True, kw_only=True):
     order_sysid: Text = None
     order_time: Number = None
     order_type: Number = None
+    order_type_name: Text = None
     order_volume: Number = None
     price_type: Number = None
+    price_type_name: Text = None
     price: Number = None
     traded_volume: Number = None
     traded_price: Number = None
     order_status: Number = None
+    order_status_name: Text = None
     status_msg: Text = None
     offset_flag: Number = None
+    offset_flag_name: Text = None
     direction: Number = None
+    direction_name: Text = None
     strategy_name: Text = None
     order_remark: Text = None
+    secu_account: Text = None
     instrument_name: Text = None
 
 
@@ -57,6 +65,7 @@ class Fill(_Data, frozen=True, kw_only=True):
     order_id: Number = None
     order_sysid: Text = None
     order_type: Number = None
+    order_type_name: Text = None
     traded_id: Text = None
     traded_time: Number = None
     traded_price: Number = None
@@ -64,9 +73,12 @@ class Fill(_Data, frozen=True, kw_only=True):
     traded_amount: Number = None
     commission: Number = None
     offset_flag: Number = None
+    offset_flag_name: Text = None
     direction: Number = None
+    direction_name: Text = None
     strategy_name: Text = None
     order_remark: Text = None
+    secu_account: Text = None
     instrument_name: Text = None
 
 
@@ -83,9 +95,13 @@ class Holding(_Data, frozen=True, kw_only=True):
     yesterday_volume: Number = None
     avg_price: Number = None
     direction: Number = None
+    direction_name: Text = None
     last_price: Number = None
     profit_rate: Number = None
     float_profit: Number = None
+    position_profit: Number = None
+    open_date: Text = None
+    secu_account: Text = None
     instrument_name: Text = None
 
 
@@ -106,10 +122,13 @@ class Failure(_Data, frozen=True, kw_only=True):
     order_id: Number = None
     order_sysid: Text = None
     market: Number = None
+    market_name: Text = None
     error_id: Number = None
     error_msg: Text = None
     strategy_name: Text = None
     order_remark: Text = None
+    # The number of the request, which its caller was given.
+    seq: Number = None
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +178,13 @@ EVENTS: dict[str, type[msgspec.Struct]] = {
 
 
 def typed_event(frame: dict[str, Any]) -> msgspec.Struct:
-    """Return a frame as the event of its type; of a type without a view as a `TradeEvent`, whose `data` is a dict."""
-    # An event that the SDK gave another form than its documents say is still an event.
-    view = EVENTS.get(frame["type"], TradeEvent) if isinstance(frame.get("data"), dict) else TradeEvent
-    return msgspec.convert(frame, view)
+    """Return a frame as the event of its type; of a type without a view as a `TradeEvent`, whose `data` is a dict.
+
+    `seq` is 0 where the server does not number its events, as one of the documented layer only.
+    """
+    frame = {"seq": 0, **frame}
+    data = frame.get("data")
+    if not isinstance(data, dict):
+        # An event that the SDK gave another form than its documents say is still an event.
+        return TradeEvent(frame["type"], frame["seq"], cast(Any, data), frame.get("journaled", True))
+    return msgspec.convert(frame, EVENTS.get(frame["type"], TradeEvent))

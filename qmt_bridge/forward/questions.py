@@ -24,8 +24,9 @@ from qmt_bridge.wire.requests import encode_reply
 
 logger = logging.getLogger(__name__)
 
-# Clients that have a connection; beyond, the one that was silent longest loses it, and gets another with its next
-# question. Each takes two files, and Windows waits for some hundred sockets alone.
+# Clients that have a connection. Beyond, one of the key (without keys: of the address) with most of them loses it: the
+# one that was silent longest, which gets another with its next question. Each takes two files, and Windows waits for
+# some hundred sockets alone.
 MOST_ASKERS = 200 if sys.platform == "win32" else 1000
 # A connection without questions and answers for so long is closed. The longest answer comes after 45 s (a history).
 IDLE_SECONDS = 120.0
@@ -55,10 +56,12 @@ _TELL_SECONDS = 10.0
 class _Asker:
     """One client: its connection, the questions that wait for it, and the answer that the client has no room for."""
 
-    __slots__ = ("dealer", "delay", "full_since", "name", "retry_at", "size", "unsent", "used_at", "waiting")
+    __slots__ = ("dealer", "delay", "full_since", "name", "owner", "retry_at", "size", "unsent", "used_at", "waiting")
 
-    def __init__(self, name: bytes, dealer: zmq.Socket[bytes], now: float) -> None:
+    def __init__(self, name: bytes, owner: str, dealer: zmq.Socket[bytes], now: float) -> None:
         self.name = name
+        # Its key, or without keys its address.
+        self.owner = owner
         self.dealer = dealer
         self.used_at = now
         # Questions with the time until which each waits, oldest first.
@@ -106,6 +109,8 @@ class Questions:
         # By the name of the connection, the one that was silent longest first; and by its socket.
         self._askers: dict[bytes, _Asker] = {}
         self._by_dealer: dict[object, _Asker] = {}
+        # By owner, in the same order.
+        self._by_owner: dict[str, dict[bytes, _Asker]] = {}
         self._full: dict[bytes, _Asker] = {}
         self._waiting: dict[bytes, _Asker] = {}
         self._size = 0
@@ -185,7 +190,7 @@ class Questions:
             raise BadRequest("bad_request", f"an envelope of {1 + len(envelope)} parts, {size} bytes")
         question: bytes | None = payload
         if self._authenticator is not None and self._where.upstream.name == "ask_addr":
-            client = self._authenticator.client(_user_id(parts[-1]))
+            client = self._authenticator.client(_told(parts[-1], "User-Id").encode())
             if client is None:
                 raise BadRequest("forbidden", "its key was taken back")
             question, replies = admit(payload, client.name, client.roles, self._epoch())
@@ -198,25 +203,29 @@ class Questions:
                     logger.debug("a refusal did not reach its client: %s", exc)
         if question is None:
             return
-        asker = self._asker(name, now)
+        asker = self._asker(name, _told(parts[-1], "User-Id") or _told(parts[-1], "Peer-Address"), now)
         self.asked += 1
         if asker.waiting or not _sent(asker.dealer, [*envelope, question]):
             self._wait(asker, [*envelope, question], now)
 
-    def _asker(self, name: bytes, now: float) -> _Asker:
+    def _asker(self, name: bytes, owner: str, now: float) -> _Asker:
         asker = self._askers.pop(name, None)
         if asker is None:
             while len(self._askers) >= MOST_ASKERS:
-                self._end(next(iter(self._askers.values())))
+                self._end(next(iter(max(self._by_owner.values(), key=len).values())))
             upstream = self._where.upstream
             dealer = sockets.connect_dealer(
                 self._context, upstream.address, upstream.curve, name=upstream.name, mark=self._mark
             )
             dealer.sndhwm = QUESTION_MARK
-            asker = self._by_dealer[dealer] = _Asker(name, dealer, now)
+            asker = self._by_dealer[dealer] = _Asker(name, owner, dealer, now)
             self._poller.register(dealer, zmq.POLLIN)
         asker.used_at = now
         self._askers[name] = asker
+        # Behind those that were silent for longer.
+        owned = self._by_owner.setdefault(asker.owner, {})
+        owned.pop(name, None)
+        owned[name] = asker
         return asker
 
     def _wait(self, asker: _Asker, question: list[bytes], now: float) -> None:
@@ -310,7 +319,9 @@ class Questions:
     def _end(self, asker: _Asker) -> None:
         if asker.dealer in self._poller:
             self._poller.unregister(asker.dealer)
-        del self._askers[asker.name], self._by_dealer[asker.dealer]
+        del self._askers[asker.name], self._by_dealer[asker.dealer], self._by_owner[asker.owner][asker.name]
+        if not self._by_owner[asker.owner]:
+            del self._by_owner[asker.owner]
         self._full.pop(asker.name, None)
         self._waiting.pop(asker.name, None)
         self._size -= asker.size
@@ -340,11 +351,12 @@ class Questions:
         self.socket.close(linger=0)
 
 
-def _user_id(message: zmq.Frame) -> bytes:
+def _told(message: zmq.Frame, name: str) -> str:
+    """Return what libzmq tells of the connection of a message; nothing if it does not."""
     try:
-        return str(message.get("User-Id")).encode()
+        return str(message.get(name))
     except zmq.ZMQError:
-        return b""
+        return ""
 
 
 def _sent(dealer: zmq.Socket[bytes], question: list[bytes]) -> bool:

@@ -12,6 +12,7 @@ topic would stay subscribed for ever. The last value of a topic needs no such me
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from itertools import count
 from typing import NamedTuple
@@ -20,13 +21,18 @@ import zmq
 
 from qmt_bridge import sockets
 from qmt_bridge.addresses.endpoint import Forwarded
+from qmt_bridge.forward.demand import Demand
 from qmt_bridge.handshakes import Links, connect_again
+from qmt_bridge.system import clock
 
+logger = logging.getLogger(__name__)
 # A context must not have two sockets at the same address.
 _numbers = count()
 # What the proxy answers to STATISTICS: of each socket, parts of messages and bytes that came and that left.
 _STATISTICS = 8
 _PARTS = 2
+# Seconds between two lines of the log about topics that were cancelled.
+_TELL_SECONDS = 10.0
 
 
 class Passed(NamedTuple):
@@ -51,6 +57,9 @@ class Relay:
         self._links = links
         # Messages of a client that ended the proxy: see `_run`.
         self.odd = 0
+        # Topics that were subscribed again: see `demand`.
+        self.restored = 0
+        self._told_at = -_TELL_SECONDS
         # Why the proxy has ended; None while it runs.
         self.failure: Exception | None = None
         # What was passed on, as of the last `look`. Set as a whole, because another thread reads it.
@@ -68,12 +77,26 @@ class Relay:
 
     def look(self) -> None:
         """Read what the proxy has counted, and have it count again; call it every second."""
-        try:
-            while True:
-                self._take(self._control.recv_multipart(zmq.NOBLOCK))
-        except zmq.Again:
-            pass
+        self._read_counts()
+        if self._demand.is_doubted(self._newest.demands):
+            self._restore()
         self._steer(b"STATISTICS")
+
+    def _restore(self) -> None:
+        """Subscribe again what clients have cancelled that had not subscribed it."""
+        self._stop()
+        held, passed = self._demand.restore(self.up)
+        self.passed = self._before = self._before.plus(Passed(demands=passed))
+        self.restored += held
+        self._start()
+        now = clock.monotonic()
+        if held and now >= self._told_at + _TELL_SECONDS:
+            self._told_at = now
+            logger.warning(
+                "a client at %s has cancelled what it had not subscribed; %d topics are subscribed again",
+                self.name,
+                held,
+            )
 
     def connect_again(self, address: str) -> None:
         """Connect to the feeder anew, where libzmq has given up."""
@@ -112,8 +135,10 @@ class Relay:
         self.inproc = f"inproc://subscribed.{next(_numbers)}"
         self.down.bind(self.inproc)
         self.up = sockets.connect_relay(self._context, upstream.address, upstream.curve, self._links, upstream.name)
+        self._demand = Demand(self._context, self.down)
 
     def _close_sockets(self) -> None:
+        self._demand.close()
         for socket in (self.up, self.down):
             self._links.leave(socket)
         # Closed alone, its port would be free only some time later.
@@ -126,14 +151,25 @@ class Relay:
         self._control, steered = (self._context.socket(zmq.PAIR) for _ in range(2))
         self._control.bind(inproc)
         steered.connect(inproc)
+        self._demand.begin()
         self._thread = threading.Thread(target=self._run, args=(steered,), name=self.name)
         self._thread.start()
 
     def _stop(self) -> None:
+        self._steer(b"STATISTICS")
         self._steer(b"TERMINATE")
         self._thread.join()
+        self._read_counts()
+        self._demand.is_doubted(self._newest.demands)
         self._control.close(linger=0)
-        self._before, self._newest = self.passed, Passed()
+        self._before, self._newest = self._before.plus(self._newest), Passed()
+
+    def _read_counts(self) -> None:
+        try:
+            while True:
+                self._take(self._control.recv_multipart(zmq.NOBLOCK))
+        except zmq.Again:
+            return
 
     def _steer(self, command: bytes) -> None:
         # A proxy that has ended takes none, and this thread would wait for one that does.
@@ -144,7 +180,7 @@ class Relay:
         try:
             while True:
                 try:
-                    zmq.proxy_steerable(self.up, self.down, None, steered)
+                    zmq.proxy_steerable(self.up, self.down, self._demand.capture, steered)
                     return
                 except zmq.Again:
                     # A client has sent a message in parts whose last one libzmq takes for a subscription and keeps. The

@@ -16,8 +16,8 @@ from qmt_bridge.client import QMTClient
 from qmt_bridge.clients.stream import StreamState
 from qmt_bridge.errors import BadRequest, Disconnected, QMTBridgeError, ServerError
 
-# Seconds for what one call of a tool asks; a whole market is looked through for a code in less.
-_SECONDS = 30.0
+# Seconds for all that one call of a tool asks; a whole market is looked through for a code in less.
+SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
 # The end of a part of the day that has none: what there is now.
 _NOW = "2099-12-31T23:59:59"
@@ -52,6 +52,15 @@ class Gateway:
                 gaps.append(state)
 
         return QMTClient(*self._of_client, connect_timeout=_CONNECT_SECONDS, on_state=note)
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """Give the time of one call of a tool, and raise `Failure` when it is over."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                yield
+        except TimeoutError as exc:
+            raise Failure(f"{self._url} has not answered within {SECONDS:.0f} s; ask for less, or again") from exc
 
     async def page(self, path: str) -> dict[str, Any]:
         """Return the answer of a page without parameters, such as /api/state."""
@@ -126,10 +135,7 @@ class Gateway:
     async def _asked(self, gaps: list[StreamState]) -> AsyncIterator[QMTClient]:
         """Give a client for one question, and raise `Failure` for what goes wrong with it."""
         try:
-            async with asyncio.timeout(_SECONDS):
-                yield self._client(gaps)
-        except TimeoutError as exc:
-            raise Failure(f"{self._url} has not answered within {_SECONDS:.0f} s; ask for less, or again") from exc
+            yield self._client(gaps)
         except BadRequest as exc:
             raise Failure(exc.reason) from exc
         except ServerError as exc:

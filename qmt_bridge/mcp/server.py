@@ -52,7 +52,8 @@ def make_server(gateway: Gateway) -> Server[Any]:
             return _result(f"there is no tool {params.name[:64]!r}; there are {', '.join(TOOLS)}", is_error=True)
         try:
             asked = msgspec.convert(params.arguments or {}, tool.takes)
-            return _result(await tool.run(gateway, asked))
+            async with gateway.call():
+                return _result(await tool.run(gateway, asked))
         except msgspec.ValidationError as exc:
             return _result(f"{exc}; the input schema of {tool.name} says what it takes", is_error=True)
         except BadRequest as exc:

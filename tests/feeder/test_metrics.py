@@ -41,7 +41,7 @@ def feeder(tmp_path) -> Iterator[Feeder]:
 def metrics(feeder: Feeder) -> Iterator[Metrics]:
     metrics = Metrics("127.0.0.1:0", Exporter(feeder.publisher.numbers, "1.2.3"))
     yield metrics
-    metrics._end()
+    metrics.close()
 
 
 def scrape(metrics: Metrics) -> dict[str, float]:

@@ -7,7 +7,7 @@ import ssl
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -20,6 +20,9 @@ from qmt_bridge.commands.options import fail
 from qmt_bridge.config import CONFIG_ENV, ENV_PREFIX, LANG_ENV, Config, load_config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.language.catalog import say
+
+if TYPE_CHECKING:
+    from qmt_bridge.commands.init.plan import Written
 
 SETTINGS_FILE = "qmt-bridge.toml"
 
@@ -129,7 +132,6 @@ class Overwriting:
 def write_settings(given: Answers, file: Path, ask: Overwriting, *, interactive: bool) -> None:
     """Ask what is not given, write the files, check them, and say what comes next; raise `ConfigError`."""
     from qmt_bridge.commands.init import plan
-    from qmt_bridge.commands.init.questions import ask as ask_questions
     from qmt_bridge.keys.key import make_key
 
     if file.is_dir():
@@ -138,14 +140,11 @@ def write_settings(given: Answers, file: Path, ask: Overwriting, *, interactive:
     if not ask.allows(file):
         raise click.Abort
     answers = given
+    api_key = make_key()
     if interactive:
         click.echo(say("Six questions; Enter takes what stands in brackets, Ctrl-C ends without writing anything."))
-        answers = ask_questions(given, own_address(), Config().data_path)
-    _check_answers(answers)
-    answers = _absolute(answers)
-    files = plan.planned(answers, file, make_key())
-    for each in files:
-        _check_settings(each.path, each.content)
+        answers = _answered(given, file, api_key)
+    files = _checked(answers, file, api_key)
     for each in files[1:]:
         if not ask.allows(each.path):
             raise click.Abort
@@ -159,11 +158,38 @@ def write_settings(given: Answers, file: Path, ask: Overwriting, *, interactive:
     _tell_next(files, answers)
 
 
+def _answered(given: Answers, file: Path, api_key: str) -> Answers:
+    """Ask the questions, and again while what is answered is refused: then Enter takes the answers of before."""
+    from qmt_bridge.commands.init.questions import ask as ask_questions
+
+    while True:
+        given = ask_questions(given, own_address(), Config().data_path)
+        try:
+            _checked(given, file, api_key)
+        except ConfigError as exc:
+            click.echo("\n" + say(f"This cannot be used: {exc}"), err=True)
+            # Enter must be able to take none.
+            given = given._replace(alerts_url="", alerts_secret="")
+        else:
+            return given
+
+
+def _checked(answers: Answers, file: Path, api_key: str) -> Sequence[Written]:
+    """Return the files for the answers; raise `ConfigError` if the parts would not start with them."""
+    from qmt_bridge.commands.init import plan
+
+    _check_answers(answers)
+    files = plan.planned(_absolute(answers), file, api_key)
+    for each in files:
+        _check_settings(each.path, each.content)
+    return files
+
+
 def _check_answers(answers: Answers) -> None:
     """Raise `ConfigError` for answers with which the parts would not start."""
-    if answers.source == "replay" and not Path(answers.file).is_file():
+    if answers.source == "replay" and not Path(answers.file).expanduser().is_file():
         raise ConfigError("--file", f"there is no file {answers.file!r} to play")
-    if answers.xt_accounts and not (answers.xt_userdata and Path(answers.xt_userdata).is_dir()):
+    if answers.xt_accounts and not (answers.xt_userdata and Path(answers.xt_userdata).expanduser().is_dir()):
         raise ConfigError(
             "--xt-userdata", f"there is no folder {answers.xt_userdata!r}: it is the terminal's userdata_mini"
         )
@@ -178,7 +204,9 @@ def _check_answers(answers: Answers) -> None:
         raise ConfigError("--tls-cert", "TLS needs a certificate: --tls-cert and --tls-key name its files")
     if answers.reach == "tls" and not answers.feeder_host:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(answers.tls_cert, answers.tls_key or None)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                Path(answers.tls_cert).expanduser(), Path(answers.tls_key).expanduser()
+            )
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "strerror", None) or exc
             raise ConfigError(

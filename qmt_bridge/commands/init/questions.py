@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -58,9 +59,9 @@ def ask(given: Answers, own_address: str, data_dir: Path) -> Answers:
         )
         answers = answers._replace(xt_accounts=tuple(map(account, filter(str.strip, accounts.split(",")))))
         if answers.xt_accounts:
-            answers = answers._replace(xt_userdata=_text("the terminal's folder userdata_mini", found, needed=True))
+            answers = answers._replace(xt_userdata=_folder("the terminal's folder userdata_mini", found))
     if answers.source == "replay":
-        answers = answers._replace(file=_text("the file to play", given.file, needed=True))
+        answers = answers._replace(file=_file("the file to play", given.file))
     parts = _choose(2, "Where do the parts run?", PARTS, "apart" if given.feeder_host else "one")
     host = given.feeder_host or own_address
     if parts == "apart":
@@ -88,9 +89,11 @@ def _ask_reach(answers: Answers) -> Answers:
     if reach == "here":
         return answers
     if reach == "tls":
+        # Those of a gateway on another machine are there.
+        pem = partial(_text, needed=True) if answers.feeder_host else _file
         answers = answers._replace(
-            tls_cert=_text("PEM file of the certificate and its chain", answers.tls_cert, needed=True),
-            tls_key=_text("PEM file of its private key", answers.tls_key, needed=True),
+            tls_cert=pem("PEM file of the certificate and its chain", answers.tls_cert),
+            tls_key=pem("PEM file of its private key", answers.tls_key),
         )
     else:
         answers = answers._replace(proxy=_text("address of the proxy", answers.proxy, needed=True))
@@ -113,11 +116,36 @@ def _choose(number: int, question: str, choices: Sequence[Choice], default: str)
     return choices[chosen - 1].value
 
 
-def _text(question: str, default: str = "", *, needed: bool = False) -> str:
+def _text(
+    question: str, default: str = "", *, needed: bool = False, check: Callable[[str], object] = lambda text: None
+) -> str:
+    """Ask for a text; again, as long as `check` raises click.UsageError."""
+
+    def read(answer: str) -> str:
+        # The file manager of Windows copies a path in quotes.
+        text = answer.strip().strip('"')
+        check(text)
+        return text
+
     options: dict[str, Any] = {"default": default or (None if needed else ""), "show_default": bool(default)}
-    found: str = click.prompt(f"  {say(question)}", **options)
-    # The file manager of Windows copies a path in quotes.
-    return found.strip().strip('"')
+    found: str = click.prompt(f"  {say(question)}", value_proc=read, **options)
+    return found
+
+
+def _file(question: str, default: str) -> str:
+    def check(path: str) -> None:
+        if not Path(path).expanduser().is_file():
+            raise click.UsageError(say(f"there is no file {path!r}"))
+
+    return _text(question, default, needed=True, check=check)
+
+
+def _folder(question: str, default: str) -> str:
+    def check(path: str) -> None:
+        if not Path(path).expanduser().is_dir():
+            raise click.UsageError(say(f"there is no folder {path!r}"))
+
+    return _text(question, default, needed=True, check=check)
 
 
 def terminal_folders(drives: Sequence[Path]) -> Iterator[Path]:

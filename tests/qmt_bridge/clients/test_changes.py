@@ -97,7 +97,7 @@ async def test_an_answer_comes_although_the_reader_has_no_room(rig, monkeypatch)
         assert [await anext(stream) for _ in range(8)] == [tick(A, price) for price in range(2, 10)]
 
 
-async def test_what_was_added_and_removed_holds_after_a_lost_connection(rig):
+async def test_changes_hold_after_a_lost_connection(rig):
     # The gateway that takes over is another one, so nothing but the client knows the codes.
     server = rig.serve()
     moving = client(rig)
@@ -126,7 +126,7 @@ async def test_what_was_added_and_removed_holds_after_a_lost_connection(rig):
             await asyncio.to_thread(server.stop)
 
 
-async def test_a_change_before_the_first_frame_is_part_of_the_first_request(rig):
+async def test_a_change_before_the_first_frame_is_in_the_first_request(rig):
     async with client(rig).realtime([A]) as stream:
         assert await stream.add([B]) == Ack(pending=(B,))
         assert await stream.remove([A]) == Ack((A,))
@@ -235,7 +235,7 @@ async def test_a_server_without_the_control_layer_is_told_apart(scripted):
             await stream.add([B])
 
 
-async def test_a_wait_for_the_connection_that_is_cancelled_leaves_others(rig):
+async def test_a_cancelled_wait_for_the_connection_leaves_others(rig):
     stream = client(rig).realtime([A])
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(stream.connected(), 0)
@@ -296,6 +296,18 @@ def test_an_answer_that_tells_more_of_a_code_is_read():
     change.end()
     assert answer.result() == Ack((A,), (control.Rejected(BAD, "unknown_symbol", "unknown"),))
     assert requests.removed == [BAD]
+
+
+@pytest.mark.parametrize(
+    ("action", "ack"), [("subscribe", Ack(pending=(A, B))), ("unsubscribe", Ack((A, B)))], ids=["add", "remove"]
+)
+def test_a_change_without_an_answer_ends_with_the_connection(action, ack):
+    stream, answer = control.Control(Requests()), control.Answer()
+    change = control._Change(answer, action)
+    change.waiting = {"change-1": [A], "change-2": [B]}
+    stream._changes = dict.fromkeys(change.waiting, change)
+    stream.lost()
+    assert answer.result(0) == ack
 
 
 async def test_a_change_that_fails_on_its_loop_is_made_once():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.support.rig import KEY
 from tests.support.waiting import wait_for
 
 A, B, BAD = "600000.SH", "600001.SH", "999999.SZ"
+needs_pandas = pytest.mark.skipif(find_spec("pandas") is None, reason="the packages of tests/windows have no pandas")
 
 
 @pytest.fixture
@@ -22,6 +24,7 @@ def rig(shared_rig):
     return shared_rig
 
 
+@needs_pandas
 def test_newest_records_come_as_a_table_or_as_they_are(rig, monkeypatch):
     # Several pages make one answer.
     monkeypatch.setattr(pages, "_CODES_A_PAGE", 1)
@@ -82,6 +85,7 @@ HOLE = {"reason": "gap", "after": {"epoch": 1, "seq": 2}}
 END = {"type": "end", "records": 1, "complete": False, "missing": [HOLE]}
 
 
+@needs_pandas
 def test_stored_records_tell_what_is_missing(stored, caplog):
     port, lines, asked = stored
     lines += [json.dumps({"time": 1, "lastPrice": 2.5}), json.dumps(END)]

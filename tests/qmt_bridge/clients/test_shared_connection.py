@@ -97,7 +97,7 @@ async def test_codes_change_before_there_is_a_connection():
     await connection._task
 
 
-async def test_a_stream_that_leaves_while_it_has_no_room_delays_no_other():
+async def test_a_full_stream_that_leaves_delays_no_other():
     frames = Frames()
     connection = shared(frames)
     frames.is_connected.set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +13,8 @@ import threading
 import weakref
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import serve
 
 from qmt_bridge import BadRequest, CallbackError, Disconnected, ServerError, StreamState, quote_topic, sync
 from qmt_bridge.reading import backlog
@@ -292,6 +296,37 @@ def test_the_thread_ends_with_the_last_reference(rig):
     del c, stream
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("end", ["client", "break"])
+def test_a_client_that_is_closed_closes_its_connections(end):
+    codes = []
+
+    def play(connection):
+        code = json.loads(connection.recv())["stocks"][0]
+        connection.send(json.dumps(tick(code, 1)))
+        with contextlib.suppress(ConnectionClosed):
+            connection.recv()
+        codes.append(connection.close_code)
+
+    with serve(play, "127.0.0.1", 0) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            with QMTClient("127.0.0.1", server.socket.getsockname()[1]) as c:
+                if end == "client":
+                    kept = [c.realtime([A]) for _ in range(5)]
+                    for stream in kept:
+                        next(stream)
+                else:
+                    for _ in range(5):
+                        for _ in c.realtime([A]):
+                            break
+            wait_for(lambda: len(codes) == 5, "the ends of the connections")
+        finally:
+            server.shutdown()
+            serving.join()
+    assert codes == [1000] * 5
 
 
 def test_a_client_can_be_used_again_after_its_close(rig):

@@ -195,8 +195,9 @@ def test_trade_events_and_their_journal_pass(site: Site) -> None:
     assert [event["seq"] for event in json.loads(answer.body)][:last] == list(range(1, last + 1))
 
 
-def test_odd_message_of_a_client_does_not_end_the_relay(site: Site, tmp_path: Path) -> None:
-    """libzmq's proxy ends when the rest of a message is not there: here it has taken it for a known subscription."""
+@pytest.fixture
+def relayed(site: Site, tmp_path: Path) -> Iterator[tuple[HandDriven, TurnThread[Forwarder], Socket]]:
+    """A feeder without keys, a forwarder behind it, and a subscriber of `TICK` behind that."""
     config = Config(**ANY_ADDRESSES, data_dir=str(tmp_path / "open"), grace=0.1, open_trade_addr=True)
     config = msgspec.structs.replace(config, trade_addr=ANY_PORT, trade_ask_addr="")
     source = HandDriven()
@@ -207,19 +208,66 @@ def test_odd_message_of_a_client_does_not_end_the_relay(site: Site, tmp_path: Pa
         reached = {"market_addr": where.market_addr, "trade_addr": where.trade_addr, "ask_addr": where.ask_addr}
         with running_forwarder(msgspec.structs.replace(config, **LISTENING | reached)) as forwarder:
             address = forwarder.service.addresses["market"]
-            relay = forwarder.service._relays["market"]
             good = site._kept(sockets.connect_subscriber(site._context, address, None))
             good.subscribe(TICK)
             wait_for(lambda: TICK in source.wanted, "the subscription")
-            with raw_peer(address, b"XSUB") as peer:
-                peer.sendall(frame(MORE, b"odd") + frame(0, b"\1" + TICK.encode()))
-                wait_for(lambda: relay.odd, "the odd message")
-                good.subscribe(OTHER)
-                wait_for(lambda: OTHER in source.wanted, "the next subscription")
-            source.publish(TICK, {CODE: []})
-            assert received(good).topic == TICK
+            yield source, forwarder, good
     finally:
         feeder.stop()
+
+
+CANCEL = b"\0" + TICK.encode()
+
+
+@pytest.mark.parametrize(
+    "cancel", [frame(0, CANCEL), frame(MORE, b"quote/odd") + frame(0, CANCEL)], ids=["one", "parts"]
+)
+def test_topic_that_another_client_cancels_comes_again(
+    relayed: tuple[HandDriven, TurnThread[Forwarder], Socket], cancel: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, forwarder, good = relayed
+    relay = forwarder.service._relays["market"]
+    with raw_peer(forwarder.service.addresses["market"], b"XSUB") as peer:
+        peer.sendall(cancel)
+        wait_for(lambda: relay.restored, "the topic to be subscribed again")
+
+        def came() -> bool:
+            source.publish(TICK, {CODE: []})
+            return bool(good.poll(20))
+
+        wait_for(came, "a message")
+    assert "has cancelled what it had not subscribed" in caplog.text
+    # It counts once above: the end of its last subscriber ends it.
+    good.unsubscribe(TICK)
+    wait_for(lambda: TICK not in source.wanted, "the end of the topic")
+
+
+def test_odd_message_of_a_client_does_not_end_the_relay(
+    relayed: tuple[HandDriven, TurnThread[Forwarder], Socket],
+) -> None:
+    """libzmq's proxy ends when the rest of a message is not there: here it has taken it for a known subscription."""
+    source, forwarder, good = relayed
+    relay = forwarder.service._relays["market"]
+    with raw_peer(forwarder.service.addresses["market"], b"XSUB") as peer:
+        peer.sendall(frame(MORE, b"odd") + frame(0, b"\1" + TICK.encode()))
+        wait_for(lambda: relay.odd, "the odd message")
+        good.subscribe(OTHER)
+        wait_for(lambda: OTHER in source.wanted, "the next subscription")
+    source.publish(TICK, {CODE: []})
+    assert received(good).topic == TICK
+
+
+def test_demand_counts_although_the_proxy_is_stopped(relayed: tuple[HandDriven, TurnThread[Forwarder], Socket]) -> None:
+    source, forwarder, good = relayed
+    relay = forwarder.service._relays["market"]
+    for _ in range(3):
+        good.subscribe(OTHER)
+        wait_for(lambda: OTHER in source.wanted, "the subscription")
+        good.unsubscribe(OTHER)
+        wait_for(lambda: OTHER not in source.wanted, "the end of the subscription")
+    # The heartbeat's subscription, that of the subscriber, and each of these.
+    wait_for(lambda: relay.passed.demands == 8, "the count")
+    assert relay.restored == 0
 
 
 def test_forwarder_whose_proxy_fails_ends_to_be_started_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,6 +430,20 @@ def test_client_that_was_silent_longest_gives_way(site: Site, monkeypatch: pytes
         for asker in several:
             assert ask(asker, CatchUp(number, [STATUS_TOPIC])).id == number
             assert len(passes) <= 2
+
+
+def test_key_with_most_clients_gives_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "MOST_ASKERS", 3)
+    forwarder = site.forward()
+    passes = forwarder.service._questions["ask"]
+    silent = site.asker(forwarder, site.viewer)
+    assert ask(silent, CatchUp(1, [STATUS_TOPIC])).id == 1
+    connection = next(iter(passes._askers.values()))
+    for number in range(4):
+        assert ask(site.asker(forwarder, site.desk), CatchUp(number, [STATUS_TOPIC])).id == number
+    # It was silent longest of all, and is the only one of its key.
+    assert connection in passes._askers.values()
+    assert len(passes) == 3
 
 
 # Settings

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from qmt_bridge.mcp import gateway as gateway_module
 from qmt_bridge.mcp.gateway import Failure, Gateway
+from qmt_bridge.mcp.tools import TOOLS, Bars
 
 
 class Answering:
@@ -17,6 +20,8 @@ class Answering:
     def __init__(self) -> None:
         self.status, self.body = 200, b"{}"
         self.keys: list[str | None] = []
+        # Seconds that an answer takes.
+        self.delay = 0.0
 
 
 @pytest.fixture
@@ -26,6 +31,7 @@ def answering() -> Iterator[tuple[Answering, Gateway]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer.keys.append(self.headers["Authorization"])
+            time.sleep(answer.delay)
             self.send_response(answer.status)
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
@@ -67,3 +73,20 @@ async def test_busy_gateway_is_told_with_a_hint(answering: tuple[Answering, Gate
     answer.status, answer.body = 429, b"too many requests"
     with pytest.raises(Failure, match="rate_limited: too many requests; ask again in some seconds"):
         await gateway.last(["600519.SH"])
+
+
+async def test_all_questions_of_a_call_have_one_limit_of_time(
+    answering: tuple[Answering, Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, gateway = answering
+    answer.body = b'{"type":"end","records":0,"missing":[]}'
+    asked = Bars("600519.SH", "1d")
+    assert "600519.SH" in await TOOLS["bars"].run(gateway, asked)
+    questions = len(answer.keys)
+    # Each answer is in time, and both together are not.
+    answer.delay = 0.3
+    monkeypatch.setattr(gateway_module, "SECONDS", 0.3 * questions - 0.1)
+    with pytest.raises(Failure, match="has not answered within"):
+        async with gateway.call():
+            await TOOLS["bars"].run(gateway, asked)
+    assert questions == 2

@@ -15,7 +15,7 @@ from qmt_bridge.commands.doctor.facts.network import CONNECT_SECONDS, bind_error
 from qmt_bridge.commands.gateway_address import ask_gateway
 from qmt_bridge.config import FORWARDED, Config
 from qmt_bridge.curve.certificate import Certificate
-from qmt_bridge.curve.key_folder import client_certificates
+from qmt_bridge.curve.key_folder import Curve, client_certificates
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
 
@@ -46,6 +46,8 @@ def keys(config: Config) -> tuple[str, int]:
 def listen_errors(config: Config) -> Iterator[tuple[str, str, str | None]]:
     """Yield the name and the value of each address in use, and why a forwarder cannot listen there."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    # A pair made for this look, so that no client can connect; whether the own keys are right is told by `keys`.
+    curve = Curve(*zmq.curve_keypair(), None)
     try:
         for name in FORWARDED:
             address = getattr(config, name)
@@ -53,7 +55,7 @@ def listen_errors(config: Config) -> Iterator[tuple[str, str, str | None]]:
             # To bind an ipc: address would replace the file that another program listens on.
             if address and not ipc_folder.is_ipc(address):
                 try:
-                    sockets.bind_publisher(context, name, address, None).close(linger=0)
+                    sockets.bind_publisher(context, name, address, curve).close(linger=0)
                 except ConfigError as exc:
                     error = exc.reason
             if address:

@@ -47,6 +47,18 @@ def test_machine_of_a_forwarder_has_no_false_failures(tmp_path: Path) -> None:
     assert not findings.keys() & {"gateway", "key", "xtquant", "disk", "data folder", "trade_ask_addr"}
 
 
+def test_addresses_for_other_machines_have_no_false_failures(tmp_path: Path) -> None:
+    rack = Rack(tmp_path)
+    rack.env |= {env_name(name): rack.forward[name].replace("127.0.0.1", "0.0.0.0") for name in FORWARDED}
+    code, findings = rack.run()
+    assert code == 0, findings
+    assert [findings[name].level for name in FORWARDED] == ["ok"] * len(FORWARDED)
+    # Nor while the keys are wrong, which is told by itself.
+    (rack.keys / "forward.key_secret").unlink()
+    _, findings = rack.run()
+    assert levels(findings, "fail") == ["forward keys"]
+
+
 def test_what_a_forwarder_cannot_start_with_is_told(tmp_path: Path) -> None:
     rack = Rack(tmp_path)
     (rack.keys / "forward.key_secret").unlink()
@@ -72,7 +84,7 @@ def test_running_forwarder_has_its_addresses_and_answers(tmp_path: Path) -> None
         rack.env |= {env_name(name): address for name, address in found.items()}
         rack.answers = True
         with running_forwarder(Config(**rack.forward, **found, data_dir=str(tmp_path / "f"))) as running:  # type: ignore[arg-type]
-            wait_for(lambda: running.forwarder.numbers().ready, "the feeder's heartbeats")
+            wait_for(lambda: running.service.numbers().ready, "the feeder's heartbeats")
             code, findings = rack.run("--for", "forward")
         assert code == 0, findings
         assert levels(findings, "warn") == ["store"]

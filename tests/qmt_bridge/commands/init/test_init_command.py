@@ -46,6 +46,30 @@ def test_enter_takes_what_the_flags_and_defaults_say(tmp_path: Path) -> None:
     assert (config.source, config.store_days, config.data_dir, config.host) == ("sim", 0, "", "127.0.0.1")
 
 
+def test_a_file_or_folder_that_is_not_there_is_asked_for_again(tmp_path: Path) -> None:
+    file, ticks, data = tmp_path / "q.toml", tmp_path / "ticks.csv", tmp_path / "userdata_mini"
+    ticks.touch()
+    data.mkdir()
+    said = f"3\n{tmp_path / 'gone.csv'}\n{ticks}\n" + "\n" * 8
+    result = init("--out", str(file), said=said, lang="zh")
+    assert result.exit_code == 0, result.output
+    assert f"没有文件 '{tmp_path / 'gone.csv'}'" in result.output.replace("\\\\", "\\")
+    assert load_config(file, {}).file == str(ticks)
+    said = f"1\n1000000365\n{tmp_path / 'gone'}\n{data}\n" + "\n" * 8
+    result = init("--force", "--out", str(file), said=said)
+    assert result.exit_code == 0, result.output
+    assert "Error: there is no folder" in result.output
+    assert load_config(file, {}).xt_userdata == str(data)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the variable is another one there")
+def test_a_path_below_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ticks.csv").touch()
+    assert init("--yes", "--source", "replay", "--file=~/ticks.csv", "--out", str(tmp_path / "q.toml")).exit_code == 0
+    assert load_config(tmp_path / "q.toml", {}).file == str(tmp_path / "ticks.csv")
+
+
 def test_paths_of_this_machine_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ticks.csv").touch()
@@ -89,6 +113,18 @@ def test_answer_with_which_nothing_would_start_is_refused(
     assert result.output.count("\n") == 1
     # Nothing is in the way of the next attempt.
     assert not any(tmp_path.iterdir())
+
+
+def test_answer_that_is_refused_is_asked_for_again(tmp_path: Path) -> None:
+    file = tmp_path / "q.toml"
+    # The gateway is elsewhere at an address that is none, and the robot has no URL either.
+    first = "2\n2\n1.2.3.4:5\n1\n3\nnotaurl\n\n"
+    # Enter takes the source, the reach, the store and the folder of before, and no robot.
+    result = init("--out", str(file), said=first + "\n\n192.168.1.9\n\n\nnotaurl\n\n" + "\n" * 7)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("This cannot be used: ") == 2
+    gateway = load_config(tmp_path / "gateway" / "qmt-bridge.toml", {})
+    assert (gateway.market_addr, load_config(file, {}).alerts_webhook) == ("tcp://192.168.1.9:5555", "")
 
 
 def test_two_machines_get_settings_and_keys_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

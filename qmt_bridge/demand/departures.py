@@ -1,39 +1,42 @@
 """Find out whether the last subscriber of a topic has left.
 
 libzmq 4.3.5 reports the first subscription and the last unsubscription of a topic. It also reports an unsubscription by
-a connection that never subscribed the topic, while other connections do. If the feeder then stopped the topic, these
-would get no more data, and libzmq would not report later subscribers, which are not the first ones. So the feeder
-subscribes the topic by a socket of its own: libzmq reports this subscription only if there is no other one.
+a connection that never subscribed the topic, while other connections do. If the topic were stopped then, these would
+get no more data, and libzmq would not report later subscribers, which are not the first ones. So feeder and forwarder
+subscribe the topic by a socket of their own: libzmq reports this subscription only if there is no other one.
 """
 
 from __future__ import annotations
 
 import secrets
+from itertools import count
 
 import zmq
 
-_ADDRESS = "inproc://departures"
+# A context must not have two sockets at the same address.
+_numbers = count()
 
 
 class Departures:
-    """Ask `market`, an XPUB of the same thread, which of the topics in doubt have no subscriber any more.
+    """Ask `publisher`, an XPUB of the same thread, which of the topics in doubt have no subscriber any more.
 
-    The answers come among the messages of `market`, which its owner reads.
+    The answers come among the messages of `publisher`, which its owner reads.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], market: zmq.Socket[bytes]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], publisher: zmq.Socket[bytes]) -> None:
         # Stands around the answers. No other peer can guess it, so none can answer.
         self._mark = b"\2" + secrets.token_bytes(16)
         self._are_answers = False
         # In the order of the unsubscriptions.
         self._doubted: dict[str, None] = {}
-        self._market = market
-        market.bind(_ADDRESS)
+        self._publisher = publisher
+        self._address = f"inproc://departures.{next(_numbers)}"
+        publisher.bind(self._address)
         self._socket = context.socket(zmq.XSUB)
         self._socket.linger = 0
         # Without a limit: an XSUB loses what is beyond it.
         self._socket.sndhwm = 0
-        self._socket.connect(_ADDRESS)
+        self._socket.connect(self._address)
 
     def doubt(self, topic: str) -> None:
         """Note a topic to ask about."""
@@ -65,6 +68,6 @@ class Departures:
         return self._are_answers
 
     def close(self) -> None:
-        """Ask no more; another object may ask the next socket at this address then."""
-        self._market.unbind(_ADDRESS)
+        """Ask no more; another object may ask the same socket then."""
+        self._publisher.unbind(self._address)
         self._socket.close(linger=0)

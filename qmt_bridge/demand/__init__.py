@@ -1,0 +1,1 @@
+"""Which topics are wanted, as the sockets of libzmq tell it."""
