@@ -106,8 +106,8 @@ def blind(seen: Observed) -> frozenset[Rule]:
 
 
 def _always(seen: Observed) -> bool:
-    """Return whether the feed is to be up at any hour: the simulator and a replay keep no trading hours."""
-    return seen.status is not None and seen.status.source != "xtquant"
+    """Return whether the feed is to be up at any hour: invented data and a replay keep no trading hours."""
+    return seen.status is not None and (seen.status.simulated or seen.status.source in ("sim", "replay"))
 
 
 def _must_work(seen: Observed, verdict: Verdict) -> Verdict:

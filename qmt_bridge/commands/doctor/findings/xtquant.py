@@ -16,7 +16,7 @@ LITTLE_HOME = 4 << 30
 
 def xtquant(found: Sdk, source: str, meant: bool, windows: bool) -> Finding:
     """Judge xtquant; it is `meant` to be the source on Windows, and where a token is set."""
-    if source in ("sim", "replay"):
+    if source not in ("auto", "xtquant"):
         return Finding("xtquant", "ok", f"not needed: source is {source}")
     pinned = f"pip install xtquant=={TESTED_XTQUANT}"
     if found.importable and not found.error:
