@@ -109,9 +109,11 @@ class Run:
             raise AssertionError(f"{name} raises {type(exc).__name__}: {exc}") from exc
 
     def until(self, condition: Callable[[], object], said: str) -> None:
-        """Wait for what has to come; fail with `said` if it does not."""
-        if not self.sink.wait(condition, self.seconds):
-            raise AssertionError(f"{said} within {self.seconds:g} s{self._told()}")
+        """Wait for what has to come; fail with `said` if it does not, and at once with what the sink has found."""
+        came = self.sink.wait(lambda: self.sink.faults or condition(), self.seconds)
+        self.check()
+        state = f" (its state is {self.sink.states[-1]})" if self.sink.states else ""
+        require(came, f"{said} within {self.seconds:g} s{state}")
 
     def serve(self, topic: Topic) -> None:
         """Subscribe a topic and wait until the source has accepted it, or published on it."""
@@ -190,10 +192,6 @@ class Run:
             each.name for each in set(threading.enumerate()) - self._before if not each.name.startswith("conformance")
         )
         return left
-
-    def _told(self) -> str:
-        found = [*self.sink.faults[:3], *(f"its state is {state}" for state in self.sink.states[-1:])]
-        return f" ({'; '.join(found)})" if found else ""
 
     def _make_calls(self) -> None:
         while call := self._calls.get():
