@@ -261,7 +261,7 @@ class SourceConformance:
             run.source.close()
 
     def test_it_may_be_closed_before_its_start(self) -> None:
-        """The feeder does so if its addresses cannot be opened."""
+        """There is nothing to stop then, and it raises nothing."""
         self.make_source().close()
 
     # -- What they share

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import ClassVar
 
 import native
@@ -26,7 +26,8 @@ from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, parse_topic
-from tests.support.demo_feed import program
+from tests.support.demo_feed import install
+from tests.support.documents import blocks
 from tests.support.paths import FAKES, ROOT
 from tests.support.waiting import SLOWNESS
 
@@ -35,17 +36,24 @@ MA = formula_topic(FormulaSpec("MA", "600519.SH", "1d"))
 TICKS = Topic("quote/600519.SH/tick/")
 
 
-class TestDocumented(SourceConformance):
-    topics = (TICKS, "quote/000001.SZ/tick/")
-    refused: ClassVar = {"quote/600519.SH/1d/": "unsupported_period"}
-    seconds = 20.0 * SLOWNESS
+def documented() -> type[SourceConformance]:
+    """Return the checks of docs/sources.md."""
+    (text,) = [
+        each.text for each in blocks("docs/sources.md") if (each.section, each.language) == ("Check it", "python")
+    ]
+    names: dict[str, type[SourceConformance]] = {}
+    exec(compile(text, "test_demo_feed.py", "exec"), names)
+    return names["TestDemo"]
+
+
+class TestDocumented(documented()):  # type: ignore[misc]
     quiet_seconds = 0.1
 
-    def make_source(self) -> Source:
-        module = ModuleType("demo_feed")
-        exec(compile(program(), "demo_feed.py", "exec"), vars(module))
-        source: Source = module.Demo(Config(sources={"demo": {"interval": 0.05}}))
-        return source
+    @pytest.fixture(autouse=True)
+    def _installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.syspath_prepend(install(tmp_path))
+        yield
+        sys.modules.pop("demo_feed", None)
 
 
 class TestSimulator(SourceConformance):
