@@ -30,7 +30,7 @@ from gateway.contract.frames import FRAMES, UndocumentedFrame, name_of
 from gateway.http import openapi
 from gateway.http.problems import Problem
 from qmt_bridge.alerts.notice import Notice
-from qmt_bridge.config import NAMES, Config, env_name, load_config
+from qmt_bridge.config import NAMES, SOURCE_GROUP, Config, env_name, load_config
 from qmt_bridge.curve.key_folder import make_keys
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.keys.exposure import check_exposure
@@ -204,6 +204,17 @@ def settings(block: Block, folder: Path) -> None:
     check_exposure(config)
 
 
+def package_or_settings(block: Block, folder: Path) -> None:
+    """Check the settings of a file, or that the project of a package offers a source."""
+    if "[project]" not in block.text:
+        settings(block, folder)
+        return
+    project = tomllib.loads(block.text)["project"]
+    assert list(project["entry-points"]) == [SOURCE_GROUP]
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["name"]
+    assert project["dependencies"] == [name]
+
+
 def websocket(block: Block, folder: Path) -> None:
     """Check that each object is a request that the gateway takes, or a frame that it sends, at the URL of the text."""
     section = next((path for path in REQUESTS if path in block.section), None)
@@ -287,6 +298,7 @@ def drawing(block: Block, folder: Path) -> None:
     assert "feeder" in block.text
 
 
+DOCUMENTED = "tests/feeder/conformance/test_sources.py::documented"
 TICKS = "tests/test_deploy.py::test_programs_of_the_readme_print_ticks"
 # The fields of what the feeder tells a pusher, by the type of the line.
 TOLD = {
@@ -350,6 +362,7 @@ CHECKED: Mapping[str, Mapping[str, Check | tuple[str, ...]]] = {
         "sql": ("tests/test_recipes.py::test_a_database_is_sent_each_tick_once",),
         "toml": settings,
     },
+    "docs/sources.md": {"bash": commands, "python": (DOCUMENTED,), "toml": package_or_settings},
     "docs/tapes.md": {"bash": commands},
     "docs/trade-events.md": {
         "bash": commands,

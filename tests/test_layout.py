@@ -390,6 +390,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # What a source says of itself, and how it is called; only one file imports packages of others.
     ("feeder/sources/said.py", WIRE | {"feeder.source", "qmt_bridge.journal_file.MOST_NAME"}, IMPURE),
     ("feeder/sources/settings.py", {"qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.wire", "msgspec"}, IMPURE),
+    # Packages of others run it with pytest, which is no dependency of this one.
+    ("feeder/conformance/records.py", WIRE, IMPURE),
+    (
+        "feeder/conformance/*",
+        EDGE | {"feeder.app", "feeder.conformance", "feeder.source", "feeder.sources"},
+        {"asyncio", "socket"},
+    ),
     ("feeder/sources/*", EDGE | {"feeder.refusals", "feeder.source", "feeder.sources"}, {"asyncio", "socket"}),
     ("feeder/refusals.py", set(), IMPURE),
     ("feeder/events.py", WIRE, IMPURE),

@@ -77,12 +77,12 @@ def make(name: str, config: Config) -> Source:
         raise ConfigError("source", f"{offer} is no source: {offer.point.value} cannot be called")
     try:
         source = factory(config)
+        lack = lacks(source, name)
     except ConfigError:
         # Of its settings.
         raise
     except (Exception, SystemExit) as exc:
         raise ConfigError("source", f"{offer} cannot be made: {_told(exc)}") from exc
-    lack = lacks(source, name)
     if lack:
         raise ConfigError("source", f"{offer} is no source: {lack}")
     made: Source = source

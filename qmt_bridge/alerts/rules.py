@@ -106,9 +106,12 @@ def blind(seen: Observed) -> frozenset[Rule]:
 
 
 def _always(seen: Observed) -> bool:
-    """Return whether the feed is to be up at any hour: the simulator and a replay keep no trading hours."""
+    """Return whether the feed is to be up at any hour: invented data and a replay keep no trading hours."""
+    if seen.status is None:
+        return False
+    sources = set(seen.status.source.split("+"))
     # Terminals that push, and programs beside them, end at night too.
-    return seen.status is not None and not {"xtquant", "push"} & set(seen.status.source.split("+"))
+    return sources.isdisjoint({"xtquant", "push"}) and (seen.status.simulated or sources <= {"sim", "replay"})
 
 
 def _must_work(seen: Observed, verdict: Verdict) -> Verdict:

@@ -352,13 +352,13 @@ def load_feeder_settings(config_file: Path | None, flags: dict[str, Any]) -> Con
     if not of_sources:
         return config
     source: str = config.source
-    if source == "auto":
+    if source.split("+")[0] == "auto":
         from feeder import app
 
         source = app.source_name(config)
     for name, wanted in of_sources.items():
         if wanted not in source.split("+"):
-            is_now = f"auto, which is {source} here" if config.source == "auto" else source
+            is_now = source if source == config.source else f"{config.source}, which is {source} here"
             meant = "--source replay --file FILE" if wanted == "replay" else f"--source {wanted}"
             no_effect(name, f"the source is {is_now}; this is for {meant}")
     for name, needed in _NEEDS.items():

@@ -1,4 +1,4 @@
-"""The answers of the process that asks xtquant. Pure."""
+"""The answers of the processes that ask xtquant (feeder/xt/probe.py) and other packages. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import msgspec
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer of the process that asks xtquant (feeder/xt/probe.py); `error` says why it has none."""
+    """The answer of the process that asks xtquant or a package; `error` says why it has none."""
 
     error: str = ""
+
+
+class Made(Answer, frozen=True):
+    """Whether a source of another package can be made; `package` has its name and version, empty if none is found."""
+
+    package: str = ""
 
 
 class Probe(Answer, frozen=True):

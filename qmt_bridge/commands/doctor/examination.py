@@ -23,10 +23,10 @@ from qmt_bridge.commands.doctor.facts.network import (
     wire_errors,
 )
 from qmt_bridge.commands.doctor.facts.store import ask_store
-from qmt_bridge.commands.doctor.facts.xtquant import ask
-from qmt_bridge.commands.doctor.findings import feeder, forwarder, machine, network, store, xtquant
+from qmt_bridge.commands.doctor.facts.xtquant import ask, ask_package
+from qmt_bridge.commands.doctor.findings import feeder, forwarder, machine, network, source, store, xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
-from qmt_bridge.config import Config
+from qmt_bridge.config import SOURCES, Config
 from qmt_bridge.curve.key_folder import End
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Trouble
@@ -150,7 +150,7 @@ def _issuer_keys(config: Config) -> tuple[int, str]:
         return 0, str(exc)
 
 
-def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> Finding:
+def _heard_feeder(heard: Heard, version: str, named: str, role: End | None) -> Finding:
     refused = heard.refused
     connects = role in ("gateway", "forward")
     if not connects and refused is not None and refused.reason == Trouble.NO_FEEDER:
@@ -159,13 +159,15 @@ def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> 
     if connects and heard.status is None and heard.unheard is None and refused is None:
         part = "forwarder" if role == "forward" else "gateway"
         return Finding("feeder", "warn", "none answers at these addresses", f"start a feeder; the {part} waits for it")
-    return feeder.feeder(heard.status, heard.unheard, version, source, "" if refused is None else refused.text)
+    return feeder.feeder(heard.status, heard.unheard, version, named, "" if refused is None else refused.text)
 
 
 def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[Finding]:
     sources = config.source.split("+")
-    sdk = ask(Sdk, "--sdk") if {"auto", "xtquant"} & set(sources) else Sdk()
-    needed = "xtquant" in sources or (config.source == "auto" and sdk.importable)
+    if sources[0] not in ("auto", *SOURCES):
+        yield source.source(sources[0], ask_package(config))
+    sdk = ask(Sdk, "--sdk") if sources[0] in ("auto", "xtquant") else Sdk()
+    needed = sources[0] == "xtquant" or (sources[0] == "auto" and sdk.importable)
     unneeded = "" if needed else "the source is not xtquant"
     no_terminal = unneeded or ("with xt_token quotes come from the data service" if config.xt_token else "")
     unreachable = None if no_terminal else connect_error(config.xt_addr)

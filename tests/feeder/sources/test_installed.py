@@ -99,6 +99,7 @@ def test_a_copy_of_a_package_further_on_the_path_is_none(site: Install) -> None:
         ("Demo = 1", "demo (demo-feed 1.0) is no source: demo_feed:Demo cannot be called"),
         ("def Demo(config): return 5", "is no source: its attribute protocol is None, and this feeder takes 1"),
         ("def Demo(): return 5", "demo (demo-feed 1.0) cannot be made: TypeError"),
+        ("class Demo:\n    protocol = property(lambda _: 1 / 0)\n    def __init__(self, _): pass", "ZeroDivisionError"),
         ("def Demo(config): raise SystemExit", "demo (demo-feed 1.0) cannot be made: SystemExit"),
     ],
 )

@@ -81,6 +81,12 @@ def test_a_simulator_and_a_replay_keep_no_trading_hours() -> None:
     assert verdicts(seen(status=status("ended", source="replay")))["feed", ""] == "well"
 
 
+def test_only_invented_data_of_another_source_keeps_no_hours() -> None:
+    for simulated, verdict in ((False, "unknown"), (True, "bad")):
+        absent = seen(status=status(source="demo", simulated=simulated), status_age=math.inf, trading=False)
+        assert verdicts(absent)["feed", ""] == verdict
+
+
 def account(state: Any, number: str = "******0365", **more: Any) -> AccountState:
     return AccountState(number, "STOCK", state, **more)
 

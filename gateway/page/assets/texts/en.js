@@ -186,6 +186,7 @@ export const en = {
     "reason.terminal_unreachable": "miniQMT does not answer: start the terminal and log in",
     "reason.terminal_disconnected": "the connection to miniQMT was lost: it is tried again",
     "reason.terminal_hung": "miniQMT does not return from a call",
+    "reason.source_failed": "the source has failed: the feeder starts anew",
     "reason.feeder_stopped": "the feeder was stopped",
     "reason.market_silent": "a market is silent in trading hours: look at the terminal",
     "reason.unsupported_sdk": "the installed xtquant does not fit",

@@ -186,6 +186,7 @@ export const zh = {
     "reason.terminal_unreachable": "miniQMT 没有应答，请启动终端并登录",
     "reason.terminal_disconnected": "与 miniQMT 的连接断开，正在重连",
     "reason.terminal_hung": "miniQMT 调用无响应",
+    "reason.source_failed": "数据源出错：feeder 正在重启",
     "reason.feeder_stopped": "feeder 已停止",
     "reason.market_silent": "交易时段内有市场无数据，请检查终端",
     "reason.unsupported_sdk": "已安装的 xtquant 版本不适用",

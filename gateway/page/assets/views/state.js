@@ -203,7 +203,7 @@ export class State {
         tiles.feed.show(text(`feed.${feed}`), state?.since && feed === state.feed ? duration(Math.max(0, Date.now() - state.since)) : "", FEED_LEVELS[feed]);
         const source = state?.source ?? welcome?.source;
         const simulated = state?.simulated ?? welcome?.simulated;
-        tiles.source.show(source ? text(`source.${source}`) : "–", simulated ? text("simulated") : state?.sdk ? `xtquant ${state.sdk}` : "", simulated ? "sim" : "");
+        tiles.source.show(source ? has(`source.${source}`) ? text(`source.${source}`) : source : "–", simulated ? text("simulated") : state?.sdk ? `${source} ${state.sdk}` : "", simulated ? "sim" : "");
         const trade = missing(state) ? null : state?.trade ?? welcome?.trade;
         tiles.trade.show(trade ? text(`trade.${trade}`) : "–", state?.accounts.length ? text("accounts", {count: state.accounts.length}) : "", {up: "ok", waiting: "warn", down: "bad"}[trade]);
         const journal = state && !missing(state);

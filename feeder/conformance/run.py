@@ -1,0 +1,212 @@
+"""One run of a source under the checks: the calls that the feeder makes, on the thread and within the time it does."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from feeder.conformance.sink import WatchingSink
+from feeder.source import DownloadRequest, Health, Source
+from qmt_bridge.errors import ERROR_CODES, Refused
+from qmt_bridge.wire.messages import TradeEvent
+from qmt_bridge.wire.topics import Topic, TopicParts, download_topic, parse_topic
+
+# Seconds within which a call that must return at once has to. It takes microseconds, on a slow machine too.
+AT_ONCE = 2.0
+# The longest time of `Source.close` (see there), and what a thread may take after it to end.
+CLOSE_SECONDS = 2.0
+END_SECONDS = 1.0
+# The longest time of `Source.start`: it may open a connection.
+START_SECONDS = 60.0
+
+Some = TypeVar("Some")
+
+
+def require(condition: object, said: str) -> None:
+    """Raise `AssertionError` that says what the source does not do."""
+    if not condition:
+        raise AssertionError(said)
+
+
+class Run:
+    """A source from its start to its close."""
+
+    def __init__(self, source: Source, seconds: float, past: Sequence[TradeEvent] = ()) -> None:
+        """Start `source`; what has to come comes within `seconds`, and `past` are the events of the journal."""
+        self.source = source
+        self.sink = WatchingSink(past)
+        self.seconds = seconds
+        self._before = set(threading.enumerate())
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        # As the feeder's publisher: one thread makes all calls.
+        self._thread = threading.Thread(target=self._make_calls, name="conformance", daemon=True)
+        self._thread.start()
+        self._before.add(self._thread)
+        self._jobs = 0
+        try:
+            self.call("start", START_SECONDS, self.sink)
+        except BaseException:
+            self._calls.put(None)
+            raise
+
+    def call(self, name: str, seconds: float, *arguments: object) -> Any:
+        """Return what a method of the source returns; fail if it does not return within `seconds`."""
+        done: queue.SimpleQueue[tuple[object, BaseException | None]] = queue.SimpleQueue()
+
+        def make() -> None:
+            try:
+                done.put((getattr(self.source, name)(*arguments), None))
+            except BaseException as exc:
+                done.put((None, exc))
+
+        self._calls.put(make)
+        try:
+            answer, error = done.get(timeout=seconds)
+        except queue.Empty:
+            raise AssertionError(f"{name} has not returned within {seconds:g} s") from None
+        if error is not None:
+            raise error
+        return answer
+
+    def subscribe(self, topic: Topic) -> None:
+        """Subscribe a topic; raise `Refused`."""
+        self.sink.want(topic)
+        try:
+            self._at_once("subscribe", topic, parse_topic(topic))
+        except Refused:
+            self.sink.leave(topic)
+            raise
+
+    def unsubscribe(self, topic: Topic) -> None:
+        """Unsubscribe a topic, or cancel a download."""
+        self._at_once("unsubscribe", topic, parse_topic(topic))
+        self.sink.leave(topic)
+
+    def download(self, request: DownloadRequest) -> Topic:
+        """Begin a download and return its topic; raise `Refused`."""
+        self._jobs += 1
+        topic = download_topic(f"conformance-{self._jobs}")
+        self._at_once("download", topic, request)
+        return topic
+
+    def history(self, number: int, topic: Topic, parts: TopicParts) -> None:
+        """Ask for the history of the newest day; raise `Refused`."""
+        self._at_once("history", number, topic, parts, 0)
+
+    def _at_once(self, name: str, *arguments: object) -> None:
+        try:
+            self.call(name, AT_ONCE, *arguments)
+        except Refused as exc:
+            require(exc.code in ERROR_CODES, f"{name} refuses with {exc.code!r}, which is no error code")
+            require(isinstance(exc.reason, str) and exc.reason, f"{name} refuses without a reason")
+            require(name != "unsubscribe", "unsubscribe raises Refused")
+            raise
+        except AssertionError:
+            raise
+        except Exception as exc:
+            raise AssertionError(f"{name} raises {type(exc).__name__}: {exc}") from exc
+
+    def until(self, condition: Callable[[], object], said: str) -> None:
+        """Wait for what has to come; fail with `said` if it does not, and at once with what the sink has found."""
+        came = self.sink.wait(lambda: self.sink.faults or condition(), self.seconds)
+        self.check()
+        state = f" (its state is {self.sink.states[-1]})" if self.sink.states else ""
+        require(came, f"{said} within {self.seconds:g} s{state}")
+
+    def serve(self, topic: Topic) -> None:
+        """Subscribe a topic and wait until the source has accepted it, or published on it."""
+        accepted, count = self.sink.accepted.count(topic), self.sink.count(topic)
+        try:
+            self.subscribe(topic)
+        except Refused as exc:
+            raise AssertionError(f"{topic} is refused: {exc.code}: {exc.reason}") from exc
+        self.until(
+            lambda: (
+                topic in self.sink.refused
+                or self.sink.accepted.count(topic) > accepted
+                or self.sink.count(topic) > count
+            ),
+            f"{topic} is neither accepted nor refused, and nothing is published on it,",
+        )
+        require(topic not in self.sink.refused, f"{topic} is refused: {self.sink.refused.get(topic)}")
+
+    def serve_again(self, topic: Topic) -> None:
+        """Subscribe a topic that is subscribed; raise `AssertionError` if it is refused now."""
+        try:
+            self.subscribe(topic)
+        except Refused as exc:
+            raise AssertionError(f"{topic} is refused at its second subscription: {exc.code}: {exc.reason}") from exc
+
+    def asked(self) -> dict[str, object]:
+        """Return what the source answers to the questions that other threads ask, on a thread of their own."""
+        answers: dict[str, object] = {}
+
+        def ask(name: str) -> None:
+            try:
+                answers[name] = getattr(self.source, name)()
+            except Exception as exc:
+                answers[name] = exc
+
+        # Capabilities may look at an SDK, and have a thread of their own in the feeder too.
+        for name in ("hung", "health", "upstream", "capabilities"):
+            thread = threading.Thread(target=ask, args=(name,), name=f"conformance-{name}", daemon=True)
+            self._before.add(thread)
+            thread.start()
+            thread.join(self.seconds if name == "capabilities" else AT_ONCE)
+            require(name in answers, f"{name} waits, and it is called several times a second")
+            require(not isinstance(answers[name], Exception), f"{name} raises {answers[name]!r}")
+        _check_answers(answers)
+        return answers
+
+    def close(self) -> None:
+        """Close the source, which may be closed already; fail if it takes too long or leaves a thread."""
+        if self.sink.closed:
+            return
+        closing = threading.Thread(target=self._close, name="conformance-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS + 0.5)
+        self._calls.put(None)
+        require(not closing.is_alive(), f"close has not returned within {CLOSE_SECONDS:g} s")
+        self.sink.closed = True
+        require(self._error is None, f"close raises {self._error!r}")
+        self._thread.join(AT_ONCE)
+        left: list[str] = []
+        self.sink.wait(lambda: not self._left(left), END_SECONDS)
+        require(not left, f"threads are left after close: {', '.join(left)}")
+
+    def check(self) -> None:
+        """Fail with what the sink has found."""
+        require(not self.sink.faults, "; ".join(dict.fromkeys(self.sink.faults[:5])))
+
+    def _close(self) -> None:
+        self._error: Exception | None = None
+        try:
+            self.source.close()
+        except Exception as exc:
+            self._error = exc
+
+    def _left(self, left: list[str]) -> list[str]:
+        left[:] = sorted(
+            each.name for each in set(threading.enumerate()) - self._before if not each.name.startswith("conformance")
+        )
+        return left
+
+    def _make_calls(self) -> None:
+        while call := self._calls.get():
+            call()
+
+
+def _check_answers(answers: Mapping[str, object]) -> None:
+    hung, health, upstream = answers["hung"], answers["health"], answers["upstream"]
+    require(hung is None or isinstance(hung, str), f"hung returns {hung!r}, neither None nor a text")
+    require(isinstance(health, Health), f"health returns {health!r}, which is no Health")
+    require(isinstance(upstream, int) and upstream >= 0, f"upstream returns {upstream!r}, which is no number")
+    lacks = answers["capabilities"]
+    require(isinstance(lacks, Mapping), f"capabilities returns {lacks!r}, which is no mapping")
+    assert isinstance(lacks, Mapping)
+    require(
+        all(isinstance(each, str) for pair in lacks.items() for each in pair),
+        f"capabilities are texts, each with what it lacks, and not {dict(lacks)!r}",
+    )
