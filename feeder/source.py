@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.observation.delays import Delays
-from qmt_bridge.wire.messages import AccountState, Session, TradeEvent
+from qmt_bridge.wire.messages import AccountState, PusherState, Session, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
 
@@ -33,7 +33,7 @@ class Health(NamedTuple):
 
     The version is empty for a source without one, and for one that does not say it; the call is None while none runs.
     `trading_day` is whether stocks trade today by the source's calendar; None while it has none. `times` are those that
-    calls into the SDK took since the start, by their names.
+    calls into the SDK took since the start, by their names. `pushers` are the programs that push data to the source.
     """
 
     sdk: str = ""
@@ -41,6 +41,7 @@ class Health(NamedTuple):
     call_age: float = 0.0
     trading_day: bool | None = None
     times: Mapping[str, Delays] = {}
+    pushers: Sequence[PusherState] = ()
 
 
 def by_kind(kinds: frozenset[Kind]) -> dict[str, str]:
