@@ -26,6 +26,8 @@ MOST_RESTARTS = 3
 LOST_SECONDS = 300.0
 COUNTED_SECONDS = 600.0
 _MIB = 1024 * 1024
+# Sources whose data comes from a market, which has hours; several of them are joined by a plus sign.
+_WITH_HOURS = frozenset(("xtquant", "push"))
 # A disk is well again when it has so much more than its limit: a limit that is crossed again and again is no news.
 _ROOM_AGAIN = 1.1
 
@@ -107,7 +109,8 @@ def blind(seen: Observed) -> frozenset[Rule]:
 
 def _always(seen: Observed) -> bool:
     """Return whether the feed is to be up at any hour: the simulator and a replay keep no trading hours."""
-    return seen.status is not None and seen.status.source != "xtquant"
+    status = seen.status
+    return status is not None and (status.simulated or _WITH_HOURS.isdisjoint(status.source.split("+")))
 
 
 def _must_work(seen: Observed, verdict: Verdict) -> Verdict:
@@ -123,6 +126,10 @@ def _feed(seen: Observed) -> Iterator[Finding]:
         yield Finding("feed", "", "well")
     else:
         facts: dict[str, str | int] = {"state": seen.status.state, "reason": seen.status.reason or ""}
+        # Those that are as bad as the feed are the cause.
+        causes = [pusher.name for pusher in seen.status.pushers if pusher.state == seen.status.state]
+        if causes:
+            facts["pushers"] = ", ".join(causes)
         yield Finding("feed", "", _must_work(seen, "bad"), facts)
 
 

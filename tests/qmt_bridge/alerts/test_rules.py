@@ -9,7 +9,7 @@ import pytest
 
 from qmt_bridge.alerts.rules import ABSENT, GATEWAY_ABSENT, RULES, Finding, Limits, Observed, blind, judge
 from qmt_bridge.wire.history import StoreStatus
-from qmt_bridge.wire.messages import AccountState, FeedStatus
+from qmt_bridge.wire.messages import AccountState, FeedStatus, PusherState
 
 LIMITS = Limits(lost=100, cut=5, disk_mb=1024)
 MIB = 1024 * 1024
@@ -79,6 +79,19 @@ def test_a_simulator_and_a_replay_keep_no_trading_hours() -> None:
         absent = seen(status=status(source=source), status_age=math.inf, trading=False)
         assert verdicts(absent)["feed", ""] == "bad"
     assert verdicts(seen(status=status("ended", source="replay")))["feed", ""] == "well"
+
+
+def test_pushers_of_real_data_keep_trading_hours() -> None:
+    for source in ("push", "xtquant+push"):
+        assert verdicts(seen(status=status("down", source=source), trading=False))["feed", ""] == "unknown"
+    invented = status("down", source="push", simulated=True)
+    assert verdicts(seen(status=invented, trading=False))["feed", ""] == "bad"
+
+
+def test_the_pushers_that_are_as_bad_as_the_feed_are_named() -> None:
+    pushers = (PusherState("a", "up"), PusherState("b", "down"), PusherState("c", "stale"), PusherState("d", "down"))
+    [finding] = found(seen(status=status("down", reason="pusher_gone", source="push", pushers=pushers)), "feed")
+    assert finding.facts == {"state": "down", "reason": "pusher_gone", "pushers": "b, d"}
 
 
 def account(state: Any, number: str = "******0365", **more: Any) -> AccountState:
