@@ -126,8 +126,9 @@ def _feed(seen: Observed) -> Iterator[Finding]:
         yield Finding("feed", "", "well")
     else:
         facts: dict[str, str | int] = {"state": seen.status.state, "reason": seen.status.reason or ""}
-        # Those that are as bad as the feed are the cause.
-        causes = [pusher.name for pusher in seen.status.pushers if pusher.state == seen.status.state]
+        # Those that are as bad as the feed are the cause; one that ended in order is not missed.
+        states = ((pusher.name, pusher.state) for pusher in seen.status.pushers if pusher.reason != "bye")
+        causes = [name for name, state in states if state == seen.status.state]
         if causes:
             facts["pushers"] = ", ".join(causes)
         yield Finding("feed", "", _must_work(seen, "bad"), facts)

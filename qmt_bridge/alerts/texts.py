@@ -49,16 +49,16 @@ def _state(language: Language, facts: Facts) -> str:
     state, reason = str(facts.get("state", "")), str(facts.get("reason", ""))[:_MOST]
     shown, pushers = _STATES[language].get(state, state), str(facts.get("pushers", ""))[:_MOST]
     if pushers:
-        reason = _of_pushers(language, pushers, reason)
+        reason = _of_pushers(language, pushers, state, reason)
     if language == "zh":
         return f"状态：{shown}" + (f"（{reason}）" if reason else "")
     return f"state: {shown}" + (f" ({reason})" if reason else "")
 
 
-def _of_pushers(language: Language, names: str, reason: str) -> str:
+def _of_pushers(language: Language, names: str, state: str, reason: str) -> str:
     if reason == "pusher_gone":
         return f"推送程序 {names} 已断开" if language == "zh" else f"the pusher {names} is gone"
-    if not reason:
+    if state == "connecting":
         return f"等待推送程序 {names}" if language == "zh" else f"waiting for the pusher {names}"
     return f"推送程序 {names}：{reason}" if language == "zh" else f"pusher {names}: {reason}"
 

@@ -90,6 +90,7 @@ def test_pushers_of_real_data_keep_trading_hours() -> None:
 
 def test_the_pushers_that_are_as_bad_as_the_feed_are_named() -> None:
     pushers = (PusherState("a", "up"), PusherState("b", "down"), PusherState("c", "stale"), PusherState("d", "down"))
+    pushers += (PusherState("e", "down", "bye"),)
     [finding] = found(seen(status=status("down", reason="pusher_gone", source="push", pushers=pushers)), "feed")
     assert finding.facts == {"state": "down", "reason": "pusher_gone", "pushers": "b, d"}
 

@@ -57,7 +57,12 @@ def test_a_store_that_is_gone_is_not_called_a_feeder() -> None:
     ("state", "reason", "zh", "en"),
     [
         ("down", "pusher_gone", "状态：断开（推送程序 ctp 已断开）", "state: down (the pusher ctp is gone)"),
-        ("connecting", "", "状态：正在连接（等待推送程序 ctp）", "state: connecting (waiting for the pusher ctp)"),
+        (
+            "connecting",
+            "waiting for ctp",
+            "状态：正在连接（等待推送程序 ctp）",
+            "state: connecting (waiting for the pusher ctp)",
+        ),
         ("stale", "slow", "状态：连接正常但没有数据（推送程序 ctp：slow）", "state: stale (pusher ctp: slow)"),
     ],
 )
