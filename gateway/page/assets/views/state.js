@@ -130,7 +130,7 @@ export class State {
             {name: "pusher.serves", kind: "word wrap", of: (each) => [...each.kinds, ...each.markets, ...each.accounts].join(" ")},
             {name: "pusher.records", of: (each) => whole(each.records)},
             {name: "pusher.conflated", of: (each) => whole(each.conflated)},
-            {name: "pusher.refused", of: (each) => whole(each.refused), mark: (each) => (each.refused ? "warn" : null)},
+            {name: "pusher.refused", of: (each) => whole(each.refused)},
             {name: "account.reason", kind: "word wrap", of: (each) => reasonOf(each.reason)},
         ]);
         this.pusherRows = made.rows;
