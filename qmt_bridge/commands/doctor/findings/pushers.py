@@ -41,6 +41,21 @@ def pushers(status: FeedStatus, named: Sequence[str], address: str, *, has_key: 
     return Finding("pushers", "ok", "; ".join(said))
 
 
+def address(
+    where: str, error: str | None, *, running: bool, is_local: bool, has_key: bool, has_certificate: bool
+) -> Finding:
+    """Judge the address at which pushers connect: it is free, or the `running` feeder uses it."""
+    if not is_local and not (has_key and has_certificate):
+        said = f"{where} can be reached from other machines: a feeder starts there only with a key and TLS"
+        advice = "set push_key, tls_cert and tls_key, or a push_addr of this machine alone"
+        return Finding("push_addr", "fail", said, advice)
+    if running:
+        return Finding("push_addr", "ok", f"the running feeder has {where}")
+    if error is not None:
+        return Finding("push_addr", "fail", error, "stop the program that uses it, or set --push-addr")
+    return Finding("push_addr", "ok", f"{where} is free")
+
+
 def _access(has_key: bool) -> str:
     return "with push_key" if has_key else "without a key, as the user of the feeder"
 

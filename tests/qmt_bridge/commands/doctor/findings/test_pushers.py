@@ -6,7 +6,7 @@ import pytest
 
 from qmt_bridge.commands.doctor.findings import feeder
 from qmt_bridge.commands.doctor.findings.finding import Finding
-from qmt_bridge.commands.doctor.findings.pushers import pushers, serves_pushers
+from qmt_bridge.commands.doctor.findings.pushers import address, pushers, serves_pushers
 from qmt_bridge.wire.messages import FeedStatus, PusherState
 from tests.support.doctor import assert_finding
 
@@ -15,8 +15,8 @@ UP = PusherState("ctp", "up", since=1, kinds=("quote", "whole"), records=7, sile
 GONE = PusherState("desk", "down", "pusher_gone", 1, ("trade",))
 
 
-def judge(*states: PusherState, named: tuple[str, ...] = (), address: str = WHERE, has_key: bool = False) -> Finding:
-    return pushers(FeedStatus("push", False, "up", 1, 300_001, pushers=states), named, address, has_key=has_key)
+def judge(*states: PusherState, named: tuple[str, ...] = (), where: str = WHERE, has_key: bool = False) -> Finding:
+    return pushers(FeedStatus("push", False, "up", 1, 300_001, pushers=states), named, where, has_key=has_key)
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,7 @@ def judge(*states: PusherState, named: tuple[str, ...] = (), address: str = WHER
             f"start the program again: desk; it connects to {WHERE}, with push_key",
             id="gone",
         ),
-        pytest.param(
-            judge(UP, GONE, address=""), "fail", "desk: down", "start the program again: desk", id="elsewhere"
-        ),
+        pytest.param(judge(UP, GONE, where=""), "fail", "desk: down", "start the program again: desk", id="elsewhere"),
         pytest.param(
             judge(UP, named=("ctp:quote+whole:SF", "desk:trade")),
             "warn",
@@ -82,6 +80,26 @@ def judge(*states: PusherState, named: tuple[str, ...] = (), address: str = WHER
 def test_pushers_are_judged_by_the_worst_of_them(finding: Finding, level: str, said: str, advice: str) -> None:
     assert_finding(finding, level, said)
     assert finding.advice == advice
+
+
+def listens(error: str | None = None, **changed: bool) -> Finding:
+    facts = {"running": False, "is_local": True, "has_key": False, "has_certificate": False}
+    return address(WHERE, error, **{**facts, **changed})
+
+
+@pytest.mark.parametrize(
+    ("finding", "level", "said"),
+    [
+        pytest.param(listens(), "ok", f"{WHERE} is free", id="free"),
+        pytest.param(listens("taken", running=True), "ok", f"the running feeder has {WHERE}", id="running"),
+        pytest.param(listens("taken"), "fail", "taken", id="taken"),
+        pytest.param(listens(is_local=False, has_key=True), "fail", "from other machines", id="no-certificate"),
+        pytest.param(listens(is_local=False, has_certificate=True), "fail", "from other machines", id="no-key"),
+        pytest.param(listens(is_local=False, has_certificate=True, has_key=True), "ok", "is free", id="elsewhere"),
+    ],
+)
+def test_address_of_pushers_is_free_or_has_a_cause(finding: Finding, level: str, said: str) -> None:
+    assert_finding(finding, level, said)
 
 
 def test_a_feed_of_pushers_that_is_down_names_their_line() -> None:
