@@ -106,14 +106,16 @@ class Sink(Protocol):
 class Source(Protocol):
     """A producer of topics."""
 
-    # "xtquant", "sim" or "replay"
+    # "xtquant", "sim", "replay" or "push"
     name: str
-    # Whether its data is invented; every place that shows the data shows this too.
-    simulated: bool
     # Subscriptions to any other kind are refused by the feeder before they reach the source.
     kinds: frozenset[Kind]
     # True only for a replay at full speed: no message may be dropped, so a slow consumer delays all others.
     lossless: bool
+
+    @property
+    def simulated(self) -> bool:
+        """Return whether its data is invented; every place that shows the data shows this too. From any thread."""
 
     def start(self, sink: Sink) -> None:
         """Start the source's threads and return; raise the error that prevents it."""
