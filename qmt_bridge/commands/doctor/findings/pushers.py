@@ -52,7 +52,12 @@ def address(
     if running:
         return Finding("push_addr", "ok", f"the running feeder has {where}")
     if error is not None:
-        return Finding("push_addr", "fail", error, "stop the program that uses it, or set --push-addr")
+        return Finding(
+            "push_addr",
+            "fail",
+            f"cannot listen on {where}: {error}",
+            "stop the program that uses it, or set --push-addr",
+        )
     return Finding("push_addr", "ok", f"{where} is free")
 
 

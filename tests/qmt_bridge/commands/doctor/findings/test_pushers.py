@@ -92,7 +92,7 @@ def listens(error: str | None = None, **changed: bool) -> Finding:
     [
         pytest.param(listens(), "ok", f"{WHERE} is free", id="free"),
         pytest.param(listens("taken", running=True), "ok", f"the running feeder has {WHERE}", id="running"),
-        pytest.param(listens("taken"), "fail", "taken", id="taken"),
+        pytest.param(listens("taken"), "fail", f"cannot listen on {WHERE}: taken", id="taken"),
         pytest.param(listens(is_local=False, has_key=True), "fail", "from other machines", id="no-certificate"),
         pytest.param(listens(is_local=False, has_certificate=True), "fail", "from other machines", id="no-key"),
         pytest.param(listens(is_local=False, has_certificate=True, has_key=True), "ok", "is free", id="elsewhere"),
