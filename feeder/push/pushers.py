@@ -229,6 +229,8 @@ class Pushers:
         pusher = Pusher(connection, standing, offer, self._entrance, self._is_wanted, has_history=hello.history)
         self._pushers[hello.name] = self._by_connection[connection] = pusher
         connection.welcomed()
+        # Before the welcome is read, what other threads read says so too.
+        self._show()
         logger.info("pusher %s is connected: %s", hello.name, shown_hello(hello))
         connection.send(told("welcome", protocol=PROTOCOL, epoch=self._epoch, silence=SILENCE_SECONDS))
         for topic, parts in self._wanted.items():
