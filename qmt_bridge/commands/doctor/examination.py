@@ -33,7 +33,6 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Trouble
 from qmt_bridge.keys.exposure import check_exposure
 from qmt_bridge.keys.key_file import read_keys as read_key_file
-from qmt_bridge.sockets import is_local
 from qmt_bridge.tokens.location import check_tokens, read_keys
 
 # Keys that a line names.
@@ -202,7 +201,6 @@ def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[
             config.push_addr,
             push_error(config),
             running=heard.status is not None and pushers.serves_pushers(heard.status.source),
-            is_local=is_local(config.push_addr),
             has_key=bool(config.push_key),
             has_certificate=bool(config.tls_cert and config.tls_key),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qmt_bridge import sockets
 from qmt_bridge.commands.doctor.findings.finding import Finding, lasted
 from qmt_bridge.wire.messages import FeedStatus, PusherState
 
@@ -41,11 +42,9 @@ def pushers(status: FeedStatus, named: Sequence[str], address: str, *, has_key: 
     return Finding("pushers", "ok", "; ".join(said))
 
 
-def address(
-    where: str, error: str | None, *, running: bool, is_local: bool, has_key: bool, has_certificate: bool
-) -> Finding:
+def address(where: str, error: str | None, *, running: bool, has_key: bool, has_certificate: bool) -> Finding:
     """Judge the address at which pushers connect: it is free, or the `running` feeder uses it."""
-    if not is_local and not (has_key and has_certificate):
+    if not sockets.is_local(where) and not (has_key and has_certificate):
         said = f"{where} can be reached from other machines: a feeder starts there only with a key and TLS"
         advice = "set push_key, tls_cert and tls_key, or a push_addr of this machine alone"
         return Finding("push_addr", "fail", said, advice)

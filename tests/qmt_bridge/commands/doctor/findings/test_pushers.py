@@ -11,6 +11,7 @@ from qmt_bridge.wire.messages import FeedStatus, PusherState
 from tests.support.doctor import assert_finding
 
 WHERE = "tcp://127.0.0.1:5560"
+ALL = "tcp://0.0.0.0:5560"
 UP = PusherState("ctp", "up", since=1, kinds=("quote", "whole"), records=7, silent=0.1)
 GONE = PusherState("desk", "down", "pusher_gone", 1, ("trade",))
 
@@ -82,9 +83,9 @@ def test_pushers_are_judged_by_the_worst_of_them(finding: Finding, level: str, s
     assert finding.advice == advice
 
 
-def listens(error: str | None = None, **changed: bool) -> Finding:
-    facts = {"running": False, "is_local": True, "has_key": False, "has_certificate": False}
-    return address(WHERE, error, **{**facts, **changed})
+def listens(error: str | None = None, where: str = WHERE, **changed: bool) -> Finding:
+    facts = {"running": False, "has_key": False, "has_certificate": False}
+    return address(where, error, **{**facts, **changed})
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,9 @@ def listens(error: str | None = None, **changed: bool) -> Finding:
         pytest.param(listens(), "ok", f"{WHERE} is free", id="free"),
         pytest.param(listens("taken", running=True), "ok", f"the running feeder has {WHERE}", id="running"),
         pytest.param(listens("taken"), "fail", f"cannot listen on {WHERE}: taken", id="taken"),
-        pytest.param(listens(is_local=False, has_key=True), "fail", "from other machines", id="no-certificate"),
-        pytest.param(listens(is_local=False, has_certificate=True), "fail", "from other machines", id="no-key"),
-        pytest.param(listens(is_local=False, has_certificate=True, has_key=True), "ok", "is free", id="elsewhere"),
+        pytest.param(listens(where=ALL, has_key=True), "fail", "from other machines", id="no-certificate"),
+        pytest.param(listens(where=ALL, has_certificate=True), "fail", "from other machines", id="no-key"),
+        pytest.param(listens(where=ALL, has_certificate=True, has_key=True), "ok", "is free", id="elsewhere"),
     ],
 )
 def test_address_of_pushers_is_free_or_has_a_cause(finding: Finding, level: str, said: str) -> None:
