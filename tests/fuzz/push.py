@@ -215,6 +215,8 @@ def push_hostile(port: int, count: int, seed: int, pipe: Pipe) -> None:
         with PushClient(port) as client, suppress(OSError, ValueError):
             client.hello("bad", kinds, markets=["SZ", "BJ"], accounts=[ACCOUNT], simulated=True, history=True)
             connections += 1
+            if connections == 1:
+                pipe.send("welcome")
             while sent < count:
                 client.socket.sendall(b"".join(lines.mutated() for _ in range(AT_ONCE)))
                 sent += AT_ONCE
@@ -307,6 +309,9 @@ def fuzz_push(count: int, seed: int) -> list[str]:
         assert good.recv() == "subscribed"
         wait_for(lambda: arrived, "the first record")
         before = feeder.memory_info().rss / 2**20
+        # What no pusher serves would be refused.
+        hostile = stack.enter_context(started(push_hostile, port, count, seed))
+        assert hostile.recv() == "welcome"
         requests = [{"action": "subscribe", "stocks": [BAD]}, {"action": "subscribe", "stocks": [BAD], "period": "1m"}]
         others = [
             Reader(up.url("/ws/realtime"), requests, take_hostile),
@@ -315,7 +320,6 @@ def fuzz_push(count: int, seed: int) -> list[str]:
         for other in others:
             stack.callback(other.close)
         began, most = time.monotonic(), before
-        hostile = stack.enter_context(started(push_hostile, port, count, seed))
         while not hostile.poll(LOOK_SECONDS) and feeder.is_running():
             most = max(most, feeder.memory_info().rss / 2**20)
         if not feeder.is_running() or not reader.runs:
@@ -344,6 +348,8 @@ def fuzz_push(count: int, seed: int) -> list[str]:
         if most - before > GROWTH_MB:
             faults.append(f"the feeder grew by {most - before:.0f} MB")
         faults += [f"a client of the hostile pusher: {other.fault}" for other in others if other.fault]
+        if not frames["data"]:
+            faults.append("none of the mutated lines was published")
     return faults + [text for text in up.lines if "Traceback" in text or "starting it again" in text]
 
 
