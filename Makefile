@@ -7,7 +7,7 @@ UV = $(VENV)/bin/uv
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help check test examples sdks bench chaos kills fuzz fuzzed docs rooms coverage lock licences sbom release locked
+.PHONY: help check test examples sdks bench chaos kills pushers fuzz fuzzed docs rooms coverage lock licences sbom release locked
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):  ## /\1\t/p' Makefile | expand -t 12
@@ -33,6 +33,9 @@ bench:  ## This gateway beside others; ARGS="--only 1,3,4,7 --ours" chooses
 kills:  ## 200 times kill -9 of store, feeder or worker while clients are read their morning; ARGS="--kills 30" chooses
 	$(PYTHON) -m tests.chaos --seconds 0 --kills 200 $(ARGS)
 
+pushers:  ## 200 times kill -9 of a pusher, and 40 times of the feeder; ARGS="--kills 30 --seed 1" chooses
+	$(PYTHON) -m tests.chaos.pushers $(ARGS)
+
 chaos:  ## Kill, stop and disconnect real processes for SECONDS (60), then compare every client with the journal
 	$(PYTHON) -m tests.chaos --seconds $(SECONDS) $(ARGS)
 
@@ -40,7 +43,7 @@ fuzz:  ## Hostile files, and hostile clients beside good ones; ARGS="--frames 10
 	$(PYTHON) -m tests.fuzz $(ARGS)
 
 fuzzed:  ## The fuzz in a minute, from one seed; CI runs it
-	$(PYTHON) -m tests.fuzz --frames 50000 --wire-frames 60000 --seed 1
+	$(PYTHON) -m tests.fuzz --frames 50000 --wire-frames 60000 --push-lines 20000 --seed 1
 
 docs:  ## Links, anchors, named paths, blocks, tables of settings and codes, and the drawn rooms
 	$(PYTHON) -m pytest tests/test_docs.py tests/test_blocks.py tests/test_layout.py $(ARGS)

@@ -37,7 +37,7 @@ from qmt_bridge.journal_file import journal_path
 from qmt_bridge.observation.delays import Delays
 from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.messages import AccountState, PusherState
 from qmt_bridge.wire.parts.report import PARTS, Report, Reported
 from qmt_bridge.wire.topics import BAR_PERIODS, LEVEL2_PERIODS, STATUS_TOPIC, Kind, Topic, shown_topic
 
@@ -85,6 +85,7 @@ class Numbers(NamedTuple):
     state: str
     journal: str | None
     accounts: tuple[AccountState, ...]
+    pushers: Sequence[PusherState]
     markets: Mapping[str, float]
     counted: Mapping[str, int]
     gauges: Mapping[str, float]
@@ -621,6 +622,7 @@ class Publisher:
             self._state.state,
             self._journal_failure if self._hung_since is None else self._hung(),
             self._accounts,
+            health.pushers,
             self._observed.markets(now),
             counted={
                 "published": self.published,

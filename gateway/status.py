@@ -86,6 +86,8 @@ def readiness(worker: Worker, viewer: Viewer) -> Response:
         "journal_note": None if status is None else status.journal_note,
         # The store and the alerts, as far as they have reported to the feeder: up or silent.
         "parts": {} if status is None else status.parts,
+        # The programs that push data to the source; account numbers are masked.
+        "pushers": [] if status is None else [msgspec.structs.asdict(pusher) for pusher in status.pushers],
         "newest_tick_age": numbers.newest_tick_age,
         "connections": sum(numbers.connections.values()),
         "topics": numbers.topics,

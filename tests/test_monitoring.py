@@ -17,7 +17,7 @@ from feeder.publisher import Numbers
 from gateway import metrics
 from qmt_bridge.observation.delays import HOPS, Delays
 from qmt_bridge.wire.history import StoreStatus
-from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.messages import AccountState, PusherState
 from qmt_bridge.wire.parts.report import AlertsStatus, Report, Reported, TargetCounts
 from tests.support.paths import ROOT
 
@@ -43,6 +43,7 @@ def families() -> list[Metric]:
         "up",
         None,
         (AccountState("******0365", "STOCK", "up"),),
+        (PusherState("desk", "up"),),
         {"SH": 0.1},
         dict.fromkeys(("published", "unwanted", "failed_calls", "unencodable", "refused", "unkept"), 0),
         dict.fromkeys(

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from feeder.metrics.parts import of_alerts, of_store
+from feeder.metrics.pushers import of_pushers
 from feeder.publisher import Numbers
 from qmt_bridge.observation.page_server import Page, PageServer
 from qmt_bridge.wire.messages import Session
@@ -82,6 +83,7 @@ class Exporter(Collector):
             hops.add_metric([hop], delays.buckets(), delays.total)
         yield hops
         yield from self._work(numbers)
+        yield from of_pushers(numbers.pushers)
         yield from of_store(numbers.store)
         yield from of_alerts(numbers.alerts)
 

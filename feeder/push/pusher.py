@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +24,8 @@ _ROUTE_OVERHEAD = 500
 SNAPSHOT_BYTES = 16 * 1024 * 1024
 SNAPSHOTS_BYTES = 32 * 1024 * 1024
 _NS_PER_MS = 1_000_000
+# Of a larger float in ms its ns would be infinite, or no 64 bits.
+MOST_MS = 2**53
 
 
 class Parts(NamedTuple):
@@ -127,7 +128,7 @@ class Pusher:
         now = self.connection.received_ns
         if time is None:
             return now
-        if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < math.inf:
+        if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < MOST_MS:
             raise BadLine("bad_request", "time: expected milliseconds since 1970")
         # The clock of another machine may be ahead.
         return min(now, int(time * _NS_PER_MS))

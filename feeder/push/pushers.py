@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from feeder.push.connection import Connection
 from feeder.push.entrance import Entrance
 from feeder.push.identities import Identities
+from feeder.push.lines import Budget
 from feeder.push.message import (
     PROTOCOL,
     Accept,
@@ -54,6 +55,10 @@ FLUSH_SECONDS = 0.002
 HISTORY_SECONDS = 55.0
 # Seconds after a hello before topics that no pusher serves are refused: another one may be about to connect.
 DECIDE_SECONDS = 2.0
+# Changes of the state that are told in a second: each is a heartbeat, a line of the log, and a notice to all clients.
+CHANGES_A_SECOND = 20
+# What is lacking for a kind of topics.
+UNSERVED = "no pusher that is connected serves it"
 _NS_PER_MS = 1_000_000
 
 
@@ -75,6 +80,10 @@ class Pushers:
         self._told: dict[Topic, str] = {}
         self._downloads: dict[Topic, str] = {}
         self._feed: Feed | None = None
+        # Changes that may be told at once; what is told later, and whether a state in between has told of a loss.
+        self._changes = Budget(CHANGES_A_SECOND)
+        self._telling: asyncio.TimerHandle | None = None
+        self._untold_loss = False
         self._accounts: list[AccountState] = []
         self._refused = Refusals()
         self._flushing = False
@@ -82,7 +91,7 @@ class Pushers:
         self._heartbeat_at = 0.0
         # Read by other threads: replaced as a whole.
         self.listed: tuple[PusherState, ...] = ()
-        self.served: Mapping[Kind, str] = {}
+        self.served: Mapping[Kind, str] = dict.fromkeys(SERVED, UNSERVED)
         self.simulated = False
 
     # -- Of the thread
@@ -229,6 +238,8 @@ class Pushers:
         pusher = Pusher(connection, standing, offer, self._entrance, self._is_wanted, has_history=hello.history)
         self._pushers[hello.name] = self._by_connection[connection] = pusher
         connection.welcomed()
+        # Before the welcome is read, what other threads read says so too.
+        self._show()
         logger.info("pusher %s is connected: %s", hello.name, shown_hello(hello))
         connection.send(told("welcome", protocol=PROTOCOL, epoch=self._epoch, silence=SILENCE_SECONDS))
         for topic, parts in self._wanted.items():
@@ -422,9 +433,26 @@ class Pushers:
     # -- State
 
     def _tell_state(self) -> None:
-        feed = self._standings.feed()
+        """Tell the feed and the accounts, if they have changed; what changes too often is told a moment later."""
+        feed, accounts = self._standings.feed(), self._standings.accounts()
         self._show()
-        accounts = self._standings.accounts()
+        if feed == self._feed and accounts == self._accounts:
+            return
+        if self._telling is None and self._changes.take(clock.monotonic()):
+            self._tell(feed, accounts)
+            return
+        self._untold_loss = self._untold_loss or feed.data_lost
+        if self._telling is None:
+            self._telling = self._loop.call_later(1 / CHANGES_A_SECOND, self._tell_newest)
+
+    def _tell_newest(self) -> None:
+        self._telling = None
+        feed = self._standings.feed()
+        feed = feed._replace(data_lost=feed.data_lost or self._untold_loss)
+        self._untold_loss = False
+        self._tell(feed, self._standings.accounts())
+
+    def _tell(self, feed: Feed, accounts: list[AccountState]) -> None:
         if accounts != self._accounts:
             self._accounts = accounts
             self._sink.set_accounts(accounts)
@@ -437,7 +465,7 @@ class Pushers:
         silent = {name: round(each.connection.silent(now), 1) for name, each in self._pushers.items()}
         self.listed = self._standings.listed(silent)
         self.simulated = self._standings.simulated
-        served = dict.fromkeys(SERVED, "no pusher that is connected serves it")
+        served = dict.fromkeys(SERVED, UNSERVED)
         for each in self._pushers.values():
             served.update(dict.fromkeys(each.offer.markets, ""))
         self.served = served

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from feeder.push.message import BadLine
-from qmt_bridge.errors import BadRequest
+from qmt_bridge.errors import BadRequest, WireError
 from qmt_bridge.wire.topics import (
     FormulaSpec,
     Kind,
@@ -71,8 +71,8 @@ def read_topic(spelled: bytes | msgspec.Raw) -> tuple[Topic, TopicParts]:
     try:
         topic = _topic(_decoder.decode(spelled))
         return topic, parse_topic(topic)
-    except BadRequest as exc:
-        raise BadLine("bad_request", f"topic: {exc.reason[:300]}") from None
+    except (BadRequest, WireError) as exc:
+        raise BadLine("bad_request", f"topic: {str(exc)[:300]}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, UnicodeEncodeError, RecursionError) as exc:
         raise BadLine("bad_request", f"topic: {exc}") from None
 

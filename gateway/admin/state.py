@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from qmt_bridge.observation.delays import HOPS, Percentiles, percentiles
 from qmt_bridge.observation.recent import Happening, newest
-from qmt_bridge.wire.messages import AccountState, FeedStatus, trade_state
+from qmt_bridge.wire.messages import AccountState, FeedStatus, PusherState, trade_state
 from qmt_bridge.wire.parts.report import OpenIncident, TargetCounts
 
 
@@ -130,6 +130,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     journal: str | UnsetType | None = UNSET
     journal_note: str | UnsetType | None = UNSET
     accounts: list[AccountState] | UnsetType = UNSET
+    pushers: list[PusherState] | UnsetType = UNSET
     feeder: FeederState | UnsetType | None = UNSET
     # None: there is none that reports.
     store: StoreState | UnsetType | None = UNSET
@@ -187,6 +188,7 @@ def state(
         journal=None if status is None else status.journal,
         journal_note=None if status is None else status.journal_note,
         accounts=[] if status is None else list(status.accounts),
+        pushers=[] if status is None else list(status.pushers),
         feeder=None if feeder is None else msgspec.convert(feeder, FeederState, from_attributes=True),
         store=None if feeder is None else feeder.store,
         alerts=None if feeder is None else feeder.alerts,

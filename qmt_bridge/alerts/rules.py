@@ -26,6 +26,8 @@ MOST_RESTARTS = 3
 LOST_SECONDS = 300.0
 COUNTED_SECONDS = 600.0
 _MIB = 1024 * 1024
+# Sources that keep no trading hours; several of them are joined by a plus sign.
+_ALWAYS_ON = frozenset(("sim", "replay"))
 # A disk is well again when it has so much more than its limit: a limit that is crossed again and again is no news.
 _ROOM_AGAIN = 1.1
 
@@ -107,11 +109,8 @@ def blind(seen: Observed) -> frozenset[Rule]:
 
 def _always(seen: Observed) -> bool:
     """Return whether the feed is to be up at any hour: invented data and a replay keep no trading hours."""
-    if seen.status is None:
-        return False
-    sources = set(seen.status.source.split("+"))
-    # Terminals that push, and programs beside them, end at night too.
-    return sources.isdisjoint({"xtquant", "push"}) and (seen.status.simulated or sources <= {"sim", "replay"})
+    status = seen.status
+    return status is not None and (status.simulated or _ALWAYS_ON.issuperset(status.source.split("+")))
 
 
 def _must_work(seen: Observed, verdict: Verdict) -> Verdict:
@@ -127,6 +126,11 @@ def _feed(seen: Observed) -> Iterator[Finding]:
         yield Finding("feed", "", "well")
     else:
         facts: dict[str, str | int] = {"state": seen.status.state, "reason": seen.status.reason or ""}
+        # Those that are as bad as the feed are the cause; one that ended in order is not missed.
+        states = ((pusher.name, pusher.state) for pusher in seen.status.pushers if pusher.reason != "bye")
+        causes = [name for name, state in states if state == seen.status.state]
+        if causes:
+            facts["pushers"] = ", ".join(causes)
         yield Finding("feed", "", _must_work(seen, "bad"), facts)
 
 

@@ -47,10 +47,20 @@ class Words(NamedTuple):
 
 def _state(language: Language, facts: Facts) -> str:
     state, reason = str(facts.get("state", "")), str(facts.get("reason", ""))[:_MOST]
-    shown = _STATES[language].get(state, state)
+    shown, pushers = _STATES[language].get(state, state), str(facts.get("pushers", ""))[:_MOST]
+    if pushers:
+        reason = _of_pushers(language, pushers, state, reason)
     if language == "zh":
         return f"状态：{shown}" + (f"（{reason}）" if reason else "")
     return f"state: {shown}" + (f" ({reason})" if reason else "")
+
+
+def _of_pushers(language: Language, names: str, state: str, reason: str) -> str:
+    if reason == "pusher_gone":
+        return f"推送程序 {names} 已断开" if language == "zh" else f"the pusher {names} is gone"
+    if state == "connecting":
+        return f"等待推送程序 {names}" if language == "zh" else f"waiting for the pusher {names}"
+    return f"推送程序 {names}：{reason}" if language == "zh" else f"pusher {names}: {reason}"
 
 
 def _zh_state(facts: Facts) -> str:
@@ -215,6 +225,9 @@ def _parts(language: Language, seen: Observed, least_mb: int) -> Sequence[tuple[
         if status.reason:
             said += f" {status.reason[:_MOST]}"
         found.append((status.state in ("up", "ended"), feed, said))
+        for pusher in status.pushers:
+            said = states.get(pusher.state, pusher.state) + (f" {pusher.reason[:_MOST]}" if pusher.reason else "")
+            found.append((pusher.state == "up", f"{'推送程序' if zh else 'pusher'} {pusher.name}", said))
         for account in status.accounts:
             said = states.get(account.state, account.state) + (f" {account.reason[:_MOST]}" if account.reason else "")
             which = f"{'账号' if zh else 'account'} {account.account} {account.type}"

@@ -268,6 +268,8 @@ def _state_text(found: Mapping[str, Any]) -> str:
     for account in found["accounts"]:
         why = f": {say(account['reason'])}" if account["reason"] else ""
         lines.append(("account", f"{account['account']} ({account['type']}) {account['state']}{why}"))
+    # A gateway of a version before the pushers tells none.
+    lines += [("pusher", _pusher(each)) for each in found.get("pushers", [])]
     if found["journal"]:
         lines.append(("journal", say(found["journal"])))
     feeder, totals = found["feeder"], found["totals"]
@@ -305,6 +307,16 @@ def _session_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = say(f"{source}, feed {found['feed']}{reason}, trade events {trade}")
     ages = "  ".join(f"{name} {age:.1f} s" for name, age in found["markets"].items())
     return [("source", f"{said}{marked}"), ("newest", ages or say("nothing has come"))]
+
+
+def _pusher(pusher: Mapping[str, Any]) -> str:
+    """Return how a program is that pushes data to the source, and what it has sent."""
+    why = f": {pusher['reason']}" if pusher["reason"] else ""
+    said = (
+        f"{pusher['name']} {pusher['state']}{why}, {pusher['records']} records, {pusher['conflated']} conflated, "
+        f"{pusher['refused']} lines refused"
+    )
+    return say(said)
 
 
 def _part_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:

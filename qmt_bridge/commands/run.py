@@ -149,6 +149,8 @@ def _banner(
     if config.open_trade_addr and not config.curve_dir:
         said = "every user of this machine gets trade events and downloads (open_trade_addr)"
         lines.append(("open", say(said)))
+    if "push" in status["source"].split("+"):
+        lines.append(("push", say(_of_pushers(config, status["pushers"]))))
     workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
     paths = f"http{s}://{host}:{config.port}/readyz /healthz /metrics"
     lines += [
@@ -165,6 +167,12 @@ def _banner(
 
         here = "" if others else f"  {say('(only this machine reaches it)')}"
         click.echo(f"\n{qr_code(page)}\n  {page}{here}")
+
+
+def _of_pushers(config: Config, pushers: Sequence[dict[str, Any]]) -> str:
+    access = "with push_key" if config.push_key else "programs of this user"
+    there = ", ".join(each["name"] for each in pushers if each["silent"] is not None) or "none yet"
+    return f"{config.push_addr}, {access}; connected: {there}"
 
 
 def _of_store(config: Config, pids: dict[str, int | None]) -> str:

@@ -19,7 +19,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.observation.delays import BUCKETS, Delays
 from qmt_bridge.system import clock
-from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.messages import AccountState, PusherState
 from qmt_bridge.wire.requests import StartDownload
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.ports import ANY_ADDRESSES
@@ -70,6 +70,27 @@ def test_numbers_of_the_feeder_are_exported(feeder: Feeder, metrics: Metrics) ->
     found = scrape(metrics)
     assert (found[f"{PREFIX}state{{state=up}}"], found[f"{PREFIX}state{{state=down}}"]) == (1, 0)
     assert (found[f"{PREFIX}journal_up{{}}"], found[f"{PREFIX}call_age_seconds{{}}"]) == (1, 2.5)
+
+
+def test_pushers_are_counted_by_their_names(feeder: Feeder, metrics: Metrics) -> None:
+    source = feeder.source
+    assert isinstance(source, HandDriven)
+    assert not any("push_" in name for name in scrape(metrics))
+    here = PusherState("desk", "stale", records=9, refused=2, conflated=1, silent=0.5)
+    source.condition = Health(pushers=[here, PusherState("ctp", "down")])
+    found = {name: value for name, value in scrape(metrics).items() if "push_" in name}
+    assert found == {
+        "qmt_bridge_push_connected{pusher=desk}": 1,
+        "qmt_bridge_push_connected{pusher=ctp}": 0,
+        "qmt_bridge_push_up{pusher=desk}": 0,
+        "qmt_bridge_push_up{pusher=ctp}": 0,
+        "qmt_bridge_push_records_total{pusher=desk}": 9,
+        "qmt_bridge_push_records_total{pusher=ctp}": 0,
+        "qmt_bridge_push_refused_total{pusher=desk}": 2,
+        "qmt_bridge_push_refused_total{pusher=ctp}": 0,
+        "qmt_bridge_push_conflated_total{pusher=desk}": 1,
+        "qmt_bridge_push_conflated_total{pusher=ctp}": 0,
+    }
 
 
 def test_calls_into_the_sdk_are_a_histogram(feeder: Feeder, metrics: Metrics) -> None:

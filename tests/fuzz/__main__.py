@@ -26,6 +26,7 @@ from tests.fuzz.files import fuzz_files
 from tests.fuzz.hostile import send_frames
 from tests.fuzz.http import send_requests
 from tests.fuzz.latency import compare
+from tests.fuzz.push import fuzz_push
 from tests.fuzz.zmtp import fuzz_wire
 from tests.support.good_clients import CLIENTS, watch
 from tests.support.load_processes import started
@@ -101,13 +102,21 @@ def _left(port: int) -> list[str]:
 @click.option("--requests", default=20_000, help="Raw requests, each on a connection of its own.")
 @click.option("--rate", default=0.0, help="Raw requests a second at most; 0 is as many as possible.")
 @click.option("--wire-frames", default=200_000, help="ZeroMQ frames and messages, to a feeder and from a hostile one.")
+@click.option("--push-lines", default=100_000, help="Mutated lines of a pusher.")
 @click.option("--files", default=10.0, help="Seconds for hostile files, which are read before.")
 @click.option("--seed", default=1)
 @click.option("--within", "percent", type=float, help="Percent by which the p99 of good clients may rise.")
 def main(
-    frames: int, requests: int, rate: float, wire_frames: int, files: float, seed: int, percent: float | None
+    frames: int,
+    requests: int,
+    rate: float,
+    wire_frames: int,
+    push_lines: int,
+    files: float,
+    seed: int,
+    percent: float | None,
 ) -> None:
-    """Fuzz the readers of files, a gateway of one worker, and the ZeroMQ side."""
+    """Fuzz the readers of files, a gateway of one worker, the ZeroMQ side, and the port of pushers."""
     file_faults = fuzz_files(seed, files) if files else []
     with tempfile.TemporaryDirectory() as folder:
         up = Up(Path(folder), "--source=sim", f"--sim-interval={INTERVAL}")
@@ -117,7 +126,7 @@ def main(
         finally:
             up.close()
             LOG.write_text(up.text, encoding="utf-8")
-    faults += file_faults + fuzz_wire(wire_frames, seed, percent)
+    faults += file_faults + fuzz_wire(wire_frames, seed, percent) + fuzz_push(push_lines, seed)
     for fault in faults[:50]:
         click.echo(fault, err=True)
     sys.exit(bool(faults))

@@ -10,11 +10,12 @@ import urllib.request
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from feeder.source import Health
 from qmt_bridge.journal_file import journal_path
-from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.messages import AccountState, PusherState
 from qmt_bridge.wire.parts.report import AlertsStatus, Happened, Report
 from tests.support.rig import DEADLINE, KEY, Rig, metrics, readiness
 from tests.support.waiting import until
@@ -139,6 +140,17 @@ async def test_parts_that_report_are_shown_and_that_they_are_silent(rig: Rig, mo
     await until(lambda: readiness(port)["parts"] == {"alerts": "silent"}, "the silence")
     # Market data and trade events are served without them.
     assert readiness(port)["ready"] is True
+
+
+async def test_pushers_are_shown_to_those_who_may_see_all(rig: Rig) -> None:
+    port = rig.servers[0].port
+    assert readiness(port)["pushers"] == []
+    pusher = PusherState("desk", "down", "pusher_gone", 5, ("trade",), (), ("******0365",), 7, 2, 1)
+    rig.source.condition = Health(pushers=[pusher])
+    await until(lambda: readiness(port)["pushers"], "the pusher")
+    told = json.loads(msgspec.json.encode(pusher))
+    assert readiness(port)["pushers"] == [told]
+    assert (await asyncio.to_thread(state_of, port))["pushers"] == [told]
 
 
 def state_of(port: int) -> dict[str, Any]:

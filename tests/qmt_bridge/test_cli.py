@@ -474,6 +474,25 @@ def test_tail_of_a_url_prints_frames() -> None:
     assert json.loads(asked[0]) == {"stocks": ["600519.SH"], "period": "1m"}
 
 
+@pytest.mark.parametrize(
+    ("key", "silent", "said"),
+    [
+        ("", None, "push     tcp://127.0.0.1:5560, programs of this user; connected: none yet"),
+        ("a-key-of-the-pushers", 0.1, "push     tcp://127.0.0.1:5560, with push_key; connected: desk"),
+    ],
+)
+def test_the_banner_says_where_pushers_connect(
+    key: str, silent: float | None, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = Config(data_dir=str(tmp_path), push_key=key)
+    pushers = [{"name": "desk", "silent": silent}]
+    status = {"source": "xtquant+push", "simulated": False, "feed": "up", "pushers": pushers}
+    run_commands._banner(config, status, {"feeder": 1, "gateway": 2}, False)
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "a-key-of-the-pushers" not in printed
+
+
 @pytest.mark.parametrize("is_open", [True, False])
 def test_the_banner_names_open_trade_events(is_open: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = Config(api_key="0123456789abcdef", open_trade_addr=is_open, data_dir=str(tmp_path))

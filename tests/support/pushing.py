@@ -114,6 +114,7 @@ class Consumer:
         self.market = sockets.connect_subscriber(self._context, publisher.market_addr, None)
         self.statuses: list[dict[str, Any]] = []
         self.bodies: list[tuple[str, Any]] = []
+        self.frames: list[frames.Frame] = []
         self._asks = sockets.connect_dealer(self._context, publisher.ask_addr, None)
         self._number = 0
         self.want(STATUS_TOPIC, *topics)
@@ -141,8 +142,14 @@ class Consumer:
         if frame.topic == STATUS_TOPIC:
             self.statuses.append(frame.data)
         else:
+            self.frames.append(frame)
             self.bodies.append((frame.topic, frame.data))
         return True
+
+    def frame(self) -> frames.Frame:
+        """Return the next message with its stamp."""
+        self.until(lambda: self.frames, "a frame")
+        return self.frames.pop(0)
 
     def until(self, condition: Any, what: str = "a message") -> None:
         """Read until a condition holds."""
@@ -197,15 +204,20 @@ class Desk:
         host, _, port = self.push.address.removeprefix("tcp://").rpartition(":")
         return host, int(port)
 
-    def connect(self) -> Pusher:
-        """Return a pusher that has said nothing yet."""
-        pusher = Pusher(socket.create_connection(self.address, DEADLINE))
+    def connect(self, receive_bytes: int | None = None) -> Pusher:
+        """Return a pusher that has said nothing yet, perhaps with a small buffer for what it is sent."""
+        made = socket.socket()
+        if receive_bytes is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        made.settimeout(DEADLINE)
+        made.connect(self.address)
+        pusher = Pusher(made)
         self._closing.append(pusher)
         return pusher
 
-    def pusher(self, **fields: Any) -> Pusher:
+    def pusher(self, *, receive_bytes: int | None = None, **fields: Any) -> Pusher:
         """Return a pusher that is welcome."""
-        pusher = self.connect()
+        pusher = self.connect(receive_bytes)
         assert pusher.hello(**fields)["type"] == "welcome"
         return pusher
 

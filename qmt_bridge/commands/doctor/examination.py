@@ -20,11 +20,12 @@ from qmt_bridge.commands.doctor.facts.network import (
     connect_error,
     is_elsewhere,
     is_gateway,
+    push_error,
     wire_errors,
 )
 from qmt_bridge.commands.doctor.facts.store import ask_store
 from qmt_bridge.commands.doctor.facts.xtquant import ask, ask_package
-from qmt_bridge.commands.doctor.findings import feeder, forwarder, machine, network, source, store, xtquant
+from qmt_bridge.commands.doctor.findings import feeder, forwarder, machine, network, pushers, source, store, xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.config import SOURCES, Config
 from qmt_bridge.curve.key_folder import End
@@ -84,6 +85,11 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
     findings.append(_heard_feeder(heard, version, config.source if feeds else "auto", role))
     if heard.status is not None:
         findings += [feeder.journal(heard.status), feeder.parts(heard.status), feeder.trade(heard.status)]
+        if pushers.serves_pushers(heard.status.source):
+            # The settings of another machine's feeder are not here.
+            own = config if feeds and pushers.serves_pushers(config.source) else Config(push_addr="", pushers=())
+            has_key = bool(own.push_key)
+            findings.append(pushers.pushers(heard.status, own.pushers, own.push_addr, has_key=has_key))
         if not forwards or config.forward_trade_addr:
             is_open = config.open_trade_addr and not config.curve_dir
             findings.append(feeder.trade_access(trade_trouble(config), is_open))
@@ -190,8 +196,18 @@ def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[
     where = addresses(config)
     for name, error in wire_errors(config):
         yield network.wire(name, where[name], error, heard.status is not None, heard.unheard)
+    reached = list(where.values())
+    if pushers.serves_pushers(config.source):
+        reached.append(config.push_addr)
+        yield pushers.address(
+            config.push_addr,
+            push_error(config),
+            running=heard.status is not None and pushers.serves_pushers(heard.status.source),
+            has_key=bool(config.push_key),
+            has_certificate=bool(config.tls_cert and config.tls_key),
+        )
     if role == "feeder":
-        yield network.wire_firewall("feeder", list(addresses(config).values()), _WINDOWS)
+        yield network.wire_firewall("feeder", reached, _WINDOWS)
 
 
 def _examine_center(config: Config) -> list[Finding]:

@@ -21,6 +21,7 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     "docker": ("Write the Dockerfile and the compose file.", "docker"),
     "windows": ("Write the script and the service file of Windows.", "windows"),
     "examples": ("Write the programs in other languages.", "examples"),
+    "push": ("Write the programs that push records to a feeder.", "push"),
 }
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from feeder.source import Health
 from qmt_bridge.config import Config
+from qmt_bridge.wire.messages import PusherState
 from tests.support.browser import QUICK, Visit
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import KEY, running_rig
@@ -92,5 +94,26 @@ def test_page_that_may_see_nothing_asks_for_a_key(browser: Any, tmp_path: Path) 
             visit.page.keyboard.press("Enter")
             visit.until("() => document.querySelector('.lacks').hidden")
             assert visit.text("#feed") != "needs a key"
+        finally:
+            visit.close()
+
+
+def test_page_lists_the_pushers_and_names_the_one_that_is_gone(browser: Any, tmp_path: Path) -> None:
+    with running_rig(Config(**ANY_ADDRESSES, data_dir=str(tmp_path))) as rig:
+        rig.serve()
+        visit = Visit(browser, f"http://127.0.0.1:{rig.servers[0].port}")
+        try:
+            visit.open()
+            visit.until("() => document.querySelector('.verdict').dataset.level === 'ok'")
+            assert not visit.page.locator(".s-pushers").is_visible()
+            here = PusherState("desk", "up", kinds=("trade",), accounts=("******0365",), records=1234)
+            rig.source.condition = Health(pushers=[here, PusherState("ctp", "down", "pusher_gone", 1)])
+            rig.source.sink.set_state("down", "pusher_gone")
+            visit.until("() => document.querySelectorAll('.s-pushers tbody tr').length === 2")
+            desk, ctp = visit.page.locator(".s-pushers tbody tr").all_inner_texts()
+            assert desk.split("\t")[0::3] == ["desk", "trade ******0365", "0"]
+            assert "1,234" in desk
+            assert "start it again" in ctp
+            assert "pushers that are not up: ctp" in visit.text(".verdict p")
         finally:
             visit.close()

@@ -9,7 +9,7 @@ import pytest
 
 from qmt_bridge.alerts.rules import ABSENT, GATEWAY_ABSENT, RULES, Finding, Limits, Observed, blind, judge
 from qmt_bridge.wire.history import StoreStatus
-from qmt_bridge.wire.messages import AccountState, FeedStatus
+from qmt_bridge.wire.messages import AccountState, FeedStatus, PusherState
 
 LIMITS = Limits(lost=100, cut=5, disk_mb=1024)
 MIB = 1024 * 1024
@@ -85,6 +85,20 @@ def test_only_invented_data_of_another_source_keeps_no_hours() -> None:
     for simulated, verdict in ((False, "unknown"), (True, "bad")):
         absent = seen(status=status(source="demo", simulated=simulated), status_age=math.inf, trading=False)
         assert verdicts(absent)["feed", ""] == verdict
+
+
+def test_pushers_of_real_data_keep_trading_hours() -> None:
+    for source in ("push", "xtquant+push"):
+        assert verdicts(seen(status=status("down", source=source), trading=False))["feed", ""] == "unknown"
+    invented = status("down", source="push", simulated=True)
+    assert verdicts(seen(status=invented, trading=False))["feed", ""] == "bad"
+
+
+def test_the_pushers_that_are_as_bad_as_the_feed_are_named() -> None:
+    pushers = (PusherState("a", "up"), PusherState("b", "down"), PusherState("c", "stale"), PusherState("d", "down"))
+    pushers += (PusherState("e", "down", "bye"),)
+    [finding] = found(seen(status=status("down", reason="pusher_gone", source="push", pushers=pushers)), "feed")
+    assert finding.facts == {"state": "down", "reason": "pusher_gone", "pushers": "b, d"}
 
 
 def account(state: Any, number: str = "******0365", **more: Any) -> AccountState:

@@ -10,7 +10,7 @@ from qmt_bridge.alerts import texts
 from qmt_bridge.alerts.rules import RULES, Finding, Observed, Rule
 from qmt_bridge.alerts.texts import Language
 from qmt_bridge.wire.history import StoreStatus
-from qmt_bridge.wire.messages import AccountState, FeedStatus
+from qmt_bridge.wire.messages import AccountState, FeedStatus, PusherState
 from qmt_bridge.wire.shanghai import SHANGHAI
 
 NOW = datetime(2026, 11, 30, 10, 21, 5, tzinfo=SHANGHAI).timestamp()
@@ -51,6 +51,32 @@ def test_a_store_that_is_gone_is_not_called_a_feeder() -> None:
     finding = Finding("store", "", "bad", {"state": "gone", "reason": ""})
     assert texts.body("zh", "alert", finding, NOW, NOW, "desk").splitlines()[0] == "状态：进程无响应"
     assert texts.body("en", "alert", finding, NOW, NOW, "desk").splitlines()[0] == "state: it does not answer"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "zh", "en"),
+    [
+        ("down", "pusher_gone", "状态：断开（推送程序 ctp 已断开）", "state: down (the pusher ctp is gone)"),
+        (
+            "connecting",
+            "waiting for ctp",
+            "状态：正在连接（等待推送程序 ctp）",
+            "state: connecting (waiting for the pusher ctp)",
+        ),
+        ("stale", "slow", "状态：连接正常但没有数据（推送程序 ctp：slow）", "state: stale (pusher ctp: slow)"),
+    ],
+)
+def test_an_alert_names_the_pusher_that_is_the_cause(state: str, reason: str, zh: str, en: str) -> None:
+    finding = Finding("feed", "", "bad", {"state": state, "reason": reason, "pushers": "ctp"})
+    assert texts.body("zh", "alert", finding, NOW, NOW, "desk").splitlines()[0] == zh
+    assert texts.body("en", "alert", finding, NOW, NOW, "desk").splitlines()[0] == en
+
+
+def test_the_report_has_a_line_for_each_pusher() -> None:
+    pushers = (PusherState("ctp", "up"), PusherState("desk", "down", "pusher_gone"))
+    status = FeedStatus("push", False, "down", 1, 0, reason="pusher_gone", pushers=pushers)
+    _, body = texts.report("zh", observed()._replace(status=status), 0, 0, NOW, "desk")
+    assert body.splitlines()[1:3] == ["✓ 推送程序 ctp：正常", "✗ 推送程序 desk：断开 pusher_gone"]
 
 
 def test_a_long_reason_is_cut() -> None:

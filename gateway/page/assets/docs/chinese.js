@@ -41,6 +41,7 @@ export const CHINESE = new Map([
     ["From when on a code is complete, or why it is not.", "代码的数据从何时起完整，或为何不完整。"],
     ["Go on behind this entry: `next` of the answer before.", "从该条目之后继续：取上一次应答的 `next`。"],
     ["How far a download is.", "下载进度。"],
+    ["How one pusher is (docs/push.md), since when (ms since 1970), what it serves, and what came from it.", "一个推送程序的状态（docs/push.md）、起始时间（1970 年以来的毫秒数）、提供的数据，以及收到的数据量。"],
     ["How the trade events of one account are served, since when (ms since 1970), and if they are not, why not.", "一个账号的交易回报状态、起始时间（1970 年以来的毫秒数），以及不可用的原因。"],
     ["Levels of depth on each side; 0 is every one.", "每侧的档位数，0 为全部。"],
     ["Nothing else was sent for 15 s.", "15 秒内没有发送其他内容。"],

@@ -22,6 +22,11 @@ export function because(reason) {
     return reason ? text("report.reason", {reason: reasonOf(reason)}) : "";
 }
 
+/** Return the name of a source; several of them are joined by a plus sign. */
+export function sourceOf(told) {
+    return told.split("+").map((each) => (has(`source.${each}`) ? text(`source.${each}`) : each)).join(" + ");
+}
+
 const LEVELS = {up: "ok", ended: "note", connecting: "warn", stale: "warn", down: "bad", refused: "bad"};
 const ENDED = /^(\d{4})(?: (.*?))?(?: \((aborted|client already gone|client did not read it)\))?$/;
 
@@ -32,7 +37,7 @@ function endOf(told) {
 
 // The sentences that feeder and gateway note (`Recent.note`): what is read out of one, and how bad it is.
 const SENTENCES = [
-    [/^the feeder is connected: source (.+), state (\w+)$/, ([source, state]) => [text("report.feeder", {source: text(`source.${source}`), state: text(`feed.${state}`)}), LEVELS[state]]],
+    [/^the feeder is connected: source (.+), state (\w+)$/, ([source, state]) => [text("report.feeder", {source: sourceOf(source), state: text(`feed.${state}`)}), LEVELS[state]]],
     [/^(?:the )?feed is (\w+)(?:: ([^]+))?$/, ([state, reason]) => [text("report.feed", {state: text(`feed.${state}`), reason: because(reason)}), LEVELS[state]]],
     [/^account (.+) \((\w+)\) is (\w+)(?:: ([^]+))?$/, ([account, type, state, reason]) => [text("report.account", {account, type, state: text(`account.${state}`), reason: because(reason)}), LEVELS[state]]],
     [/^(\d+) messages were lost on the way from the feeder$/, ([count]) => [text("happened.gap", {count}), "warn"]],

@@ -7,7 +7,7 @@ import {hops} from "../parts/hops.js";
 import {has, onLanguage, text} from "../parts/language.js";
 import {bytes, clock, duration, large, whole} from "../parts/numbers.js";
 import {quotes} from "../parts/quotes.js";
-import {because, reasonOf, reported} from "../parts/reports.js";
+import {because, reasonOf, reported, sourceOf} from "../parts/reports.js";
 import {Rows, table} from "../parts/rows.js";
 import {service} from "../parts/service.js";
 import {keyDialog} from "./key_dialog.js";
@@ -57,7 +57,7 @@ export class State {
         this.lacksBox = element("div", {class: "lacks", hidden: true}, element("p", {}, this.lacks.node), this.keyButton);
         this.element = element("div", {class: "state"}, this.verdictBox, this.lacksBox,
             element("dl", {class: "tiles"}, Object.values(this.tiles).map((tile) => tile.element)),
-            element("div", {class: "state-grid"}, this.rates(), this.latency(), this.markets(), this.accounts(), this.workers(), this.lately()));
+            element("div", {class: "state-grid"}, this.rates(), this.latency(), this.markets(), this.accounts(), this.pushers(), this.workers(), this.lately()));
         this.draw = this.draw.bind(this);
         for (const listen of [(each) => quotes.onFeed(each), (each) => service.onState(each), onHappening, onLanguage]) listen(() => draw(this.draw));
     }
@@ -122,6 +122,22 @@ export class State {
         return this.panel("accounts", made.table, this.noAccounts);
     }
 
+    pushers() {
+        const made = table("state.pushers", [
+            {name: "pusher.pusher", head: true, of: (each) => each.name},
+            {name: "account.state", kind: "state-cell", of: (each) => text(`account.${each.state}`), mark: (each) => ACCOUNT_LEVELS[each.state]},
+            {name: "account.since", of: (each) => clock(each.since)},
+            {name: "pusher.serves", kind: "word wrap", of: (each) => [...each.kinds, ...each.markets, ...each.accounts].join(" ")},
+            {name: "pusher.records", of: (each) => whole(each.records)},
+            {name: "pusher.conflated", of: (each) => whole(each.conflated)},
+            {name: "pusher.refused", of: (each) => whole(each.refused)},
+            {name: "account.reason", kind: "word wrap", of: (each) => reasonOf(each.reason)},
+        ]);
+        this.pusherRows = made.rows;
+        this.pusherPanel = this.panel("pushers", element("div", {class: "scroll", tabindex: 0, role: "region", "data-hint": "state.pushers"}, made.table));
+        return this.pusherPanel;
+    }
+
     workers() {
         const made = table("state.workers", [
             {name: "worker.worker", head: true, of: (each) => each.worker},
@@ -160,6 +176,8 @@ export class State {
         this.drawMarkets(state);
         this.accountRows.show(state?.accounts ?? [], (each) => each.account + each.type);
         this.noAccounts.hidden = !state || missing(state) || state.accounts.length > 0;
+        this.pusherPanel.hidden = !state?.pushers?.length;
+        this.pusherRows.show(state?.pushers ?? [], (each) => each.name);
         this.workerPanel.hidden = !state?.workers.length;
         this.workerRows.show(state?.workers ?? [], (each) => each.worker);
         this.drawEvents(state);
@@ -180,6 +198,8 @@ export class State {
         if (state?.journal) troubles.push(text("trouble.journal", {reason: state.journal}));
         if (state && !state.complete && state.missing.length) troubles.push(text("trouble.missing", {missing: state.missing.join(", ")}));
         if (state && ["down", "waiting"].includes(state.trade)) troubles.push(text("trouble.trade"));
+        const pushers = state?.pushers?.filter((each) => each.state !== "up").map((each) => each.name) ?? [];
+        if (pushers.length) troubles.push(text("trouble.pushers", {pushers: pushers.join(", ")}));
         if (state?.store?.failure) troubles.push(text("trouble.store", {reason: state.store.failure}));
         for (const name of ["store", "alerts"]) if (state?.[name]?.up === false) troubles.push(text(`trouble.${name}_silent`));
         if (state?.alerts?.open.length) troubles.push(text("trouble.alerts", {rules: [...new Set(state.alerts.open.map((each) => (has(`rule.${each.rule}`) ? text(`rule.${each.rule}`) : each.rule)))].join(", ")}));
@@ -203,7 +223,7 @@ export class State {
         tiles.feed.show(text(`feed.${feed}`), state?.since && feed === state.feed ? duration(Math.max(0, Date.now() - state.since)) : "", FEED_LEVELS[feed]);
         const source = state?.source ?? welcome?.source;
         const simulated = state?.simulated ?? welcome?.simulated;
-        tiles.source.show(source ? has(`source.${source}`) ? text(`source.${source}`) : source : "–", simulated ? text("simulated") : state?.sdk ? `${source} ${state.sdk}` : "", simulated ? "sim" : "");
+        tiles.source.show(source ? sourceOf(source) : "–", simulated ? text("simulated") : state?.sdk ? `${source} ${state.sdk}` : "", simulated ? "sim" : "");
         const trade = missing(state) ? null : state?.trade ?? welcome?.trade;
         tiles.trade.show(trade ? text(`trade.${trade}`) : "–", state?.accounts.length ? text("accounts", {count: state.accounts.length}) : "", {up: "ok", waiting: "warn", down: "bad"}[trade]);
         const journal = state && !missing(state);

@@ -75,6 +75,15 @@ def wire_errors(config: Config) -> Iterator[tuple[str, str | None]]:
         context.destroy(linger=0)
 
 
+def push_error(config: Config) -> str | None:
+    """Return why a feeder cannot listen where pushers connect; None where it can."""
+    # To bind an ipc: address would replace the file that another program listens on.
+    if ipc_folder.is_ipc(config.push_addr):
+        return ipc_folder.why_not_trusted(config.push_addr, ()) or ipc_folder.why_not_closed(config.push_addr) or None
+    host, _, port = config.push_addr.removeprefix("tcp://").rpartition(":")
+    return bind_error("" if host == "*" else host.strip("[]"), 0 if port == "*" else int(port))
+
+
 def is_gateway(config: Config) -> bool:
     found = ask_gateway(config, "/healthz", Stop(), CONNECT_SECONDS)
     return found is not None and found.get("status") == "ok"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qmt_bridge.commands.doctor.findings.finding import Finding
+from qmt_bridge.commands.doctor.findings.finding import Finding, lasted
+from qmt_bridge.commands.doctor.findings.pushers import serves_pushers
 from qmt_bridge.wire.messages import FeedStatus, trade_state
 
 # A tick may be as old as the interval between snapshots. A tick from the future shows that this clock is late.
@@ -30,13 +31,15 @@ def feeder(status: FeedStatus | None, unheard: str | None, version: str, source:
     if status is None:
         return Finding("feeder", "ok", "none runs at these addresses")
     kind = "SIMULATED data, " if status.simulated else ""
-    state = status.state + _since(status.since, status.time) + (f" ({status.reason})" if status.reason else "")
+    state = status.state + lasted(status.since, status.time) + (f" ({status.reason})" if status.reason else "")
     said = f"source {status.source}, {kind}state {state}, {status.topics} topics, version {status.version or 'unknown'}"
     if status.sdk:
         said += f", xtquant {status.sdk}"
     if status.call_age >= LONG_CALL:
         said += f", {status.call} has not returned for {status.call_age:.0f} s"
     if status.state in ("down", "refused"):
+        if serves_pushers(status.source):
+            return Finding("feeder", "fail", said, "see the line `pushers`, and the feeder's log")
         return Finding("feeder", "fail", said, "see the lines `terminal` and `token`, and the feeder's log")
     if status.call_age >= LONG_CALL:
         return Finding("feeder", "warn", said, "see the terminal; after xt_hang seconds the feeder is replaced")
@@ -48,14 +51,6 @@ def feeder(status: FeedStatus | None, unheard: str | None, version: str, source:
     if source not in ("auto", status.source):
         return Finding("feeder", "warn", f"{said}, but the setting is {source}", "start it again")
     return Finding("feeder", "ok", said)
-
-
-def _since(since: int, now: int) -> str:
-    """Return for how long something has been so, in words; both are ms since 1970, and 0 is not known."""
-    minutes = (now - since) // 60_000
-    if not since or minutes < 1:
-        return ""
-    return f" for {minutes} min" if minutes < 120 else f" for {minutes // 60} h"
 
 
 def journal(status: FeedStatus) -> Finding:
@@ -85,7 +80,7 @@ def trade(status: FeedStatus) -> Finding:
     if not status.accounts:
         return Finding("trade events", "ok", "the feeder serves no accounts")
     said = "; ".join(
-        f"{account.account} ({account.type}) is {account.state}{_since(account.since, status.time)}"
+        f"{account.account} ({account.type}) is {account.state}{lasted(account.since, status.time)}"
         + (f": {account.reason}" if account.reason else "")
         for account in status.accounts
     )

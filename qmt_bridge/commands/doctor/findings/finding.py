@@ -14,3 +14,11 @@ class Finding(NamedTuple):
     level: Level
     said: str
     advice: str = ""
+
+
+def lasted(since: int, now: int) -> str:
+    """Return for how long something has been so, in words; both are ms since 1970, and 0 is not known."""
+    minutes = (now - since) // 60_000
+    if not since or minutes < 1:
+        return ""
+    return f" for {minutes} min" if minutes < 120 else f" for {minutes // 60} h"
