@@ -569,6 +569,8 @@ class Bridge:
             self.sock = socket.socket(family, kind, protocol)
             self.sock.setblocking(False)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # What waits in the system grows old, and what waits here is replaced by what is newer.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * CHUNK)
             self.sock.connect_ex(address)
         except OSError as exc:
             self.fail(now, exc)
@@ -682,7 +684,13 @@ class Bridge:
         self.input = bytearray(rest)
         for line in lines:
             if line.strip() and not self.ended:
-                self.understand(json.loads(line.decode("utf-8")), now)
+                try:
+                    self.understand(json.loads(line.decode("utf-8")), now)
+                except (KeyError, TypeError, ValueError, AttributeError) as exc:
+                    self.say("call", type(exc).__name__, exc)
+                    if self.phase == "hello":
+                        # No feeder listens there.
+                        self.broken = "no welcome"
 
     def understand(self, message, now):
         kind = message.get("type")
@@ -981,47 +989,46 @@ class Bridge:
         """Publish what the terminal lists of each account, as far as this connection has not seen it."""
         day = stamp(int(time.time() * 1000))[:8]
         states = []
+        listed = []
         for account, kind in self.accounts:
             yield
             try:
-                fills = self.query(account, kind, "deal")
+                before = self.query(account, kind, "deal")
                 lists = {what: self.query(account, kind, what) for what in ("account", "position", "order", "deal")}
             except Refusal as exc:
                 states.append({"account": account, "type": kind, "state": "down", "reason": str(exc)})
                 continue
-            if len(lists["deal"]) != len(fills):
-                # The terminal wrote a fill meanwhile; the number of fills belongs to the identity of a position.
-                self.note_change()
-                continue
             state = words(lists["account"][0], "m_strStatus") if lists["account"] else "not logged in"
             # "Logged in"; a terminal without this field has no row of an account that is not.
             is_up = bool(lists["account"]) and state in ("", "登录成功")
-            states.append(
-                {
-                    "account": account,
-                    "type": kind,
-                    "state": "up" if is_up else "connecting",
-                    "reason": None if is_up else state,
-                }
-            )
-            orders = sorted(lists["order"], key=lambda o: (words(o, "m_strInsertDate"), words(o, "m_strInsertTime")))
-            fills = sorted(lists["deal"], key=lambda o: (words(o, "m_strTradeDate"), words(o, "m_strTradeTime")))
-            for item in orders:
-                self.publish(account, "order", order_event(item, account, kind), found=True)
-            for item in fills:
-                self.publish(account, "trade", trade_event(item, account, kind), found=True)
-            counts = {}
-            for item in fills:
-                counts[code_of(item)] = counts.get(code_of(item), 0) + 1
-            for item in lists["position"]:
-                count = counts.get(code_of(item), 0)
-                self.publish(account, "position", position_event(item, account, kind, day, count))
-            changes = f"{len(orders)}.{len(fills)}"
-            for item in lists["account"][:1]:
-                self.publish(account, "asset", asset_event(item, account, kind, day, changes))
-        if len(states) == len(self.accounts) and states != self.states:
+            known = {"state": "up", "reason": None} if is_up else {"state": "connecting", "reason": state}
+            states.append(dict(known, account=account, type=kind))
+            if len(lists["deal"]) == len(before):
+                listed.append((account, kind, lists))
+            else:
+                # The terminal wrote a fill meanwhile; the number of fills belongs to the identity of a position.
+                self.note_change()
+        if states != self.states:
             self.states = states
             self.answer({"type": "accounts", "accounts": states})
+        for account, kind, lists in listed:
+            self.publish_lists(account, kind, lists, day)
+
+    def publish_lists(self, account, kind, lists, day):
+        orders = sorted(lists["order"], key=lambda o: (words(o, "m_strInsertDate"), words(o, "m_strInsertTime")))
+        fills = sorted(lists["deal"], key=lambda o: (words(o, "m_strTradeDate"), words(o, "m_strTradeTime")))
+        counts = {}
+        for item in orders:
+            self.publish(account, "order", order_event(item, account, kind), found=True)
+        for item in fills:
+            counts[code_of(item)] = counts.get(code_of(item), 0) + 1
+            self.publish(account, "trade", trade_event(item, account, kind), found=True)
+        for item in lists["position"]:
+            count = counts.get(code_of(item), 0)
+            self.publish(account, "position", position_event(item, account, kind, day, count))
+        changes = f"{len(orders)}.{len(fills)}"
+        for item in lists["account"][:1]:
+            self.publish(account, "asset", asset_event(item, account, kind, day, changes))
 
     def query(self, account, kind, what):
         return list(self.call("get_trade_detail_data", account, kind, what) or ())

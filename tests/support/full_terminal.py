@@ -38,7 +38,8 @@ LEVEL2 = ("l2quote", "l2quoteaux", "l2order", "l2transaction", "l2transactioncou
 
 
 def say(name, **values):
-    print("# " + json.dumps(dict(values, said=name)), flush=True)
+    sys.stdout.write("# " + json.dumps(dict(values, said=name)) + "\n")
+    sys.stdout.flush()
 
 
 class Record:
@@ -71,7 +72,7 @@ def tick(code, count):
     moment = datetime.datetime.fromtimestamp(now, SHANGHAI)
     return {
         "time": int(now * 1000),
-        "stime": moment.strftime("%Y%m%d%H%M%S.") + "%03d" % (moment.microsecond // 1000),
+        "stime": moment.strftime("%Y%m%d%H%M%S.") + f"{moment.microsecond // 1000:03}",
         "lastPrice": price,
         "open": base,
         "high": base + 0.5,
@@ -171,6 +172,13 @@ class ContextInfo:
         return {code: Frame([make(code, count) for count in range(3)]) for code in stock_code if code in CODES}
 
 
+class OldContextInfo(ContextInfo):
+    """That of an older terminal: a pandas.DataFrame for each callback."""
+
+    def subscribe_quote(self, stock_code, period="follow", dividend_type="follow", callback=None):
+        return ContextInfo.subscribe_quote(self, stock_code, period, dividend_type, "", callback)
+
+
 class Broker:
     """The account, in a file: orders, fills, positions and assets with the terminal's names."""
 
@@ -242,7 +250,7 @@ class Broker:
         fields = self.head()
         fields.update(
             m_strOrderSysID=str(number),
-            m_strTradeID="T%d" % (len(self.now["deal"]) + 1),
+            m_strTradeID=f"T{len(self.now['deal']) + 1}",
             m_dPrice=7.11,
             m_nVolume=volume,
             m_dTradeAmount=7.11 * volume,
@@ -266,7 +274,7 @@ class Terminal:
         self.options = options
         self.thread = threading.get_ident()
         self.broker = Broker(options.broker, options.account)
-        self.context = ContextInfo(self)
+        self.context = (OldContextInfo if options.plain else ContextInfo)(self)
         self.space = {}
         self.timers = []
         self.subscriptions = {}
@@ -280,7 +288,7 @@ class Terminal:
         """Fail on a thread that is not the terminal's."""
         if threading.get_ident() != self.thread:
             say("foreign_thread", function=name)
-            raise RuntimeError("%s was called on a thread of the strategy" % name)
+            raise RuntimeError(f"{name} was called on a thread of the strategy")
 
     def subscribe(self, codes, period, form, callback):
         self.number += 1
@@ -405,12 +413,12 @@ class Terminal:
             self.init()
         elif what == "stop":
             self.call(self.space.get("stop"), self.context)
-        say("done", command=what, orders=len(broker.now["order"]), subscriptions=len(self.subscriptions))
+        say("done", command=what, quotes=self.count, subscriptions=len(self.subscriptions))
 
     def run(self):
         threading.Thread(target=self.read, daemon=True).start()
         self.start()
-        say("started", version="%d.%d" % sys.version_info[:2])
+        say("started", version=list(sys.version_info[:2]))
         due = time.monotonic()
         while True:
             now = time.monotonic()
@@ -422,7 +430,7 @@ class Terminal:
                 due = now + self.options.quotes
                 self.quotes()
             try:
-                command = self.commands.get(timeout=0.005)
+                command = self.commands.get(timeout=min(0.005, self.options.quotes or 1))
             except queue.Empty:
                 continue
             if command == "end":
@@ -443,7 +451,7 @@ def main():
     parser.add_argument("--quotes", type=float, default=0.1, help="Seconds between quotes; 0: none.")
     parser.add_argument("--level2", action="store_true", help="The account may have level 2.")
     parser.add_argument("--editor", action="store_true", help="Run as the editor does.")
-    parser.add_argument("--plain", action="store_true", help="An older terminal: no formulas, no downloads.")
+    parser.add_argument("--plain", action="store_true", help="An older terminal: no formulas, no downloads, frames.")
     Terminal(parser.parse_args()).run()
 
 

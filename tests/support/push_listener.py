@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tests.support.waiting import wait_for
@@ -21,14 +22,20 @@ class Listener:
         self.demand: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
         self.hellos = 0
+        # While it is set, lines are read; the pusher's socket takes no more once the buffers are full.
+        self.reads = threading.Event()
+        self.reads.set()
         self._wrap = wrap
         self._connections: list[socket.socket] = []
         self._server = socket.create_server(("127.0.0.1", port))
+        # Small, so that a listener that does not read is felt soon.
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self.port: int = self._server.getsockname()[1]
         self._thread = threading.Thread(target=self._accept)
         self._thread.start()
 
     def close(self) -> None:
+        self.reads.set()
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self.drop()
@@ -37,16 +44,18 @@ class Listener:
     def drop(self) -> None:
         """End the connections."""
         for each in self._connections:
-            try:
+            with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def send(self, *lines: dict[str, Any]) -> None:
-        self._connections[-1].sendall(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        self.send_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+    def send_bytes(self, data: bytes) -> None:
+        self._connections[-1].sendall(data)
 
     def want(self, **topic: object) -> dict[str, Any]:
-        """Subscribe a topic, and return it."""
+        """Subscribe a topic, once a pusher is there, and return it."""
+        wait_for(lambda: self.hellos)
         self.send({"type": "subscribe", "topic": topic})
         return topic
 
@@ -80,6 +89,10 @@ class Listener:
 
     def _read(self, connection: socket.socket) -> None:
         for text in connection.makefile("rb"):
+            self.reads.wait()
+            if not text.endswith(b"\n"):
+                # The pusher was killed while it wrote.
+                return
             line = json.loads(text)
             self.lines.append(line)
             if line.get("type") == "hello":
