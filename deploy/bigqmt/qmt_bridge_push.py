@@ -176,17 +176,17 @@ def stamp(ms):
 def timed(record, label=None):
     """Give a record of quotes its `time` in ms, if the terminal gave another form of it [5]."""
     value = record.get("time")
-    if isinstance(value, int) and value > 10000000000:
+    if type(value) is int and value > 10000000000:
         return record
-    if isinstance(value, float) and value > 10000000000:
-        found = int(value)
-    else:
-        for each in (record.get("stime"), record.get("timetag"), value, label):
-            found = None if each is None else moment(each)
-            if found is not None:
-                break
-    if found is not None:
-        record["time"] = found
+    value = plain(value)
+    if isinstance(value, (int, float)) and value > 10000000000:
+        record["time"] = int(value)
+        return record
+    for each in (record.get("stime"), record.get("timetag"), value, label):
+        found = None if each is None else moment(each)
+        if found is not None:
+            record["time"] = found
+            break
     return record
 
 
@@ -196,17 +196,17 @@ def records_of(value):
     It is one record ('dict'), a list for each field ('list'), a list of records, or a pandas.DataFrame whose index is
     the time [3].
     """
-    if hasattr(value, "columns") and hasattr(value, "to_dict"):
-        labels = list(value.index)
-        return [timed(plain(row), labels[at]) for at, row in enumerate(value.to_dict("records"))]
     if isinstance(value, dict):
         marks = next((value[name] for name in ("time", "stime", "timetag") if name in value), None)
-        if isinstance(marks, (list, tuple)) or hasattr(marks, "tolist"):
-            columns = {text_of(name): plain(column) for name, column in value.items()}
-            return [timed({name: column[at] for name, column in columns.items()}) for at in range(len(marks))]
-        return [timed(plain(value))] if value else []
+        if isinstance(marks, (list, tuple)) or (hasattr(marks, "__len__") and hasattr(marks, "tolist")):
+            rows = zip(*(plain(column) for column in value.values()))
+            return [timed(dict(zip(value, row))) for row in rows]
+        # A copy: the terminal may use its own again. `encode` makes its values plain, if that is needed.
+        return [timed(dict(value))] if value else []
+    if hasattr(value, "columns") and hasattr(value, "to_dict"):
+        return [timed(row, label) for row, label in zip(value.to_dict("records"), list(value.index))]
     if isinstance(value, (list, tuple)):
-        return [timed(plain(each)) for each in value if isinstance(each, dict)]
+        return [timed(dict(each)) for each in value if isinstance(each, dict)]
     return []
 
 
@@ -554,7 +554,7 @@ class Bridge:
             self.work(context, now)
             if not self.output and not self.waiting and now - self.spoke > self.silence / 3:
                 self.put(("heartbeat",), {"type": "heartbeat"})
-        self.send(now)
+        self.send(time.monotonic())
 
     def open(self, now):
         if (TLS and not KEY) or (KEY == "" and not TLS and HOST not in ("127.0.0.1", "localhost", "::1")):
@@ -745,7 +745,7 @@ class Bridge:
                 continue
             # Several jobs take turns, so that a whole market does not delay a tick.
             self.jobs.append(job)
-            self.send(now)
+            self.send(time.monotonic())
 
     def call(self, name, *arguments, **by_name):
         """Call a method of ContextInfo, or a function that the terminal puts beside the strategy.
@@ -870,7 +870,7 @@ class Bridge:
             if not wanted.alive:
                 return
             ticks = self.call("get_full_tick", codes[at * PIECE : (at + 1) * PIECE]) or {}
-            data = {code: timed(plain(tick)) for code, tick in ticks.items() if isinstance(tick, dict) and tick}
+            data = {code: timed(dict(tick)) for code, tick in ticks.items() if isinstance(tick, dict) and tick}
             if pieces == 1 and not data and "." in place:
                 raise Refusal("unknown_symbol", f"the terminal does not know {place}")
             self.every({"topic": wanted.topic, "time": int(time.time() * 1000), "data": data, "more": at + 1 < pieces})
@@ -1121,14 +1121,12 @@ class Bridge:
     def note_market(self, wanted, data):
         if not wanted.alive or not isinstance(data, dict):
             return
+        # They are read when they are sent: this may be a whole market, and the terminal's thread waits.
         for code, value in data.items():
-            records = records_of(value)
-            if not records:
-                continue
             if wanted.held is not None:
-                wanted.held[code] = records[-1]
+                wanted.held[code] = value
             else:
-                self.put(("whole", wanted.key, code), records[-1])
+                self.put(("whole", wanted.key, code), value)
         self.flush()
 
     # What is sent.
@@ -1163,8 +1161,9 @@ class Bridge:
                 self.lock.release()
 
     def send(self, now):
-        """Send until the socket takes no more."""
-        while self.phase in ("hello", "up") and not self.broken and not self.ended:
+        """Send until the socket takes no more, or the other strategies have waited long enough."""
+        until = now + WORK_SECONDS
+        while self.phase in ("hello", "up") and not self.broken and not self.ended and time.monotonic() < until:
             if self.phase == "up":
                 self.fill()
             if not self.output:
@@ -1195,8 +1194,10 @@ class Bridge:
                     if following[:2] != key[:2]:
                         break
                     ticks[following[2]] = self.waiting.pop(following)
-                if wanted is not None:
-                    self.output += encode({"topic": wanted.topic, "time": int(time.time() * 1000), "data": ticks})
+                records = {code: records_of(value)[-1:] for code, value in ticks.items()}
+                newest = {code: last[0] for code, last in records.items() if last}
+                if wanted is not None and newest:
+                    self.output += encode({"topic": wanted.topic, "time": int(time.time() * 1000), "data": newest})
             else:
                 self.output += encode(line)
 
