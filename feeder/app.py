@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 
+from msgspec.structs import replace
+
 from feeder.metrics.exporter import Exporter, Metrics
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
@@ -48,6 +50,14 @@ def make_source(config: Config) -> Source:
             from feeder.replay.player import Replay
 
             return Replay(config)
+        case "push":
+            from feeder.push.source import PushSource
+
+            return PushSource(config)
+        case "xtquant+push" | "sim+push" as both:
+            from feeder.push.mixed import with_push
+
+            return with_push(config, make_source(replace(config, source=both.removesuffix("+push"))))
         case _:
             from feeder.sim.simulator import Simulator
 
@@ -55,7 +65,7 @@ def make_source(config: Config) -> Source:
 
 
 def source_name(config: Config) -> str:
-    """Return which source the settings name: xtquant, sim or replay; imports nothing of xtquant."""
+    """Return which source the settings name, such as xtquant or sim; imports nothing of xtquant."""
     if config.source != "auto":
         return config.source
     from feeder.xt import sdk

@@ -740,6 +740,7 @@ class Publisher:
             "call_age": round(health.call_age, 1),
             "trading_day": health.trading_day,
             "parts": self._reports.states(clock.monotonic()),
+            "pushers": [{**msgspec.structs.asdict(each), "reason": _encodable(each.reason)} for each in health.pushers],
             "wire": frames.WIRE_VERSION,
         }
         try:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.observation.delays import Delays
-from qmt_bridge.wire.messages import AccountState, Session, TradeEvent
+from qmt_bridge.wire.messages import AccountState, PusherState, Session, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
 
@@ -33,7 +33,7 @@ class Health(NamedTuple):
 
     The version is empty for a source without one, and for one that does not say it; the call is None while none runs.
     `trading_day` is whether stocks trade today by the source's calendar; None while it has none. `times` are those that
-    calls into the SDK took since the start, by their names.
+    calls into the SDK took since the start, by their names. `pushers` are the programs that push data to the source.
     """
 
     sdk: str = ""
@@ -41,6 +41,7 @@ class Health(NamedTuple):
     call_age: float = 0.0
     trading_day: bool | None = None
     times: Mapping[str, Delays] = {}
+    pushers: Sequence[PusherState] = ()
 
 
 def by_kind(kinds: frozenset[Kind]) -> dict[str, str]:
@@ -105,14 +106,16 @@ class Sink(Protocol):
 class Source(Protocol):
     """A producer of topics."""
 
-    # "xtquant", "sim" or "replay"
+    # "xtquant", "sim", "replay" or "push"
     name: str
-    # Whether its data is invented; every place that shows the data shows this too.
-    simulated: bool
     # Subscriptions to any other kind are refused by the feeder before they reach the source.
     kinds: frozenset[Kind]
     # True only for a replay at full speed: no message may be dropped, so a slow consumer delays all others.
     lossless: bool
+
+    @property
+    def simulated(self) -> bool:
+        """Return whether its data is invented; every place that shows the data shows this too. From any thread."""
 
     def start(self, sink: Sink) -> None:
         """Start the source's threads and return; raise the error that prevents it."""

@@ -36,6 +36,7 @@ from gateway.connections.handshake import REQUEST_TIMEOUT, Handshake
 from gateway.metrics import MULTIPROC_ENV
 from gateway.writer import PreparedFrames
 from qmt_bridge import log
+from qmt_bridge.addresses.certificate import load as load_certificate
 from qmt_bridge.addresses.endpoint import market_endpoints, trade_endpoints
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError
@@ -285,7 +286,7 @@ def serve(config: Config, stop: Stop, inherited: socket.socket | None = None) ->
     market_endpoints(config, "gateway")
     trade_endpoints(config, "gateway", makes=True)
     if config.tls_cert:
-        certificate.load(config.tls_cert, config.tls_key)
+        load_certificate(config.tls_cert, config.tls_key)
     descriptors.raise_limit(config.max_connections)
     bound = _prepared(inherited) if inherited is not None else _bind(config.host, config.port)
     host, port = bound.getsockname()[:2]

@@ -35,7 +35,15 @@ _NO_SETTINGS = frozenset((CONFIG_ENV, LANG_ENV))
 # processes. The URL of a chat robot holds its key.
 CREDENTIALS = frozenset(
     (
-        *("api_key", "xt_token", "alerts_wecom", "alerts_dingtalk", "alerts_dingtalk_secret", "alerts_feishu"),
+        *(
+            "api_key",
+            "push_key",
+            "xt_token",
+            "alerts_wecom",
+            "alerts_dingtalk",
+            "alerts_dingtalk_secret",
+            "alerts_feishu",
+        ),
         *("alerts_feishu_secret", "alerts_webhook", "alerts_mail_password"),
     )
 )
@@ -46,6 +54,8 @@ SECTIONS = ("alerts",)
 
 # Of the feeder: it listens there, and gateways and consumers connect.
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr", "trade_ask_addr")
+# Of the source push: it listens there too, and not by ZeroMQ.
+PUSH_ADDRESS = "push_addr"
 # Of a forwarder: it listens there.
 FORWARDED = ("forward_market_addr", "forward_trade_addr", "forward_ask_addr", "forward_store_addr")
 
@@ -192,7 +202,7 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
     """What a feeder reads."""
 
     source: Annotated[
-        Literal["auto", "xtquant", "sim", "replay"],
+        Literal["auto", "xtquant", "sim", "replay", "push", "xtquant+push", "sim+push"],
         Meta(description="Where data comes from; auto is xtquant where it can be imported, else sim."),
     ] = "auto"
     file: Annotated[str, Meta(description="replay: the file to play: a tape, or a CSV or CSV.gz of ticks.")] = ""
@@ -215,6 +225,17 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
         Literal["always", "exchange"],
         Meta(description="sim: always open, or only in the hours of the exchange."),
     ] = "always"
+    push_addr: Annotated[
+        str, Meta(description="push: address at which your programs connect; another one than of this machine is TLS.")
+    ] = "tcp://127.0.0.1:5560"
+    push_key: Annotated[
+        str,
+        Meta(description="push: key of these programs, 16 or more characters; empty: those of this user connect."),
+    ] = ""
+    pushers: Annotated[
+        tuple[str, ...],
+        Meta(description='push: which program may serve what, e.g. "ctp:quote+whole:SF+DF"; empty is any program.'),
+    ] = ()
     xt_addr: Annotated[str, Meta(description="xtquant: address of the terminal's market-data port.")] = (
         "127.0.0.1:58610"
     )
@@ -724,7 +745,8 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     texts = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(text, str) and "\0" in text for text in texts):
         raise ConfigError(shown, "holds a NUL character")
-    if (name in ADDRESSES and (converted or default(name))) or (name in FORWARDED and converted):
+    is_address = name in (*ADDRESSES, PUSH_ADDRESS)
+    if (is_address and (converted or default(name))) or (name in FORWARDED and converted):
         _check_address(shown, str(converted))
     if name == "behind_proxy":
         for text in texts:

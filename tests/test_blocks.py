@@ -24,6 +24,8 @@ import pytest
 import zmq
 import zmq.auth
 
+from feeder.push.message import decode as decode_pushed
+from feeder.push.spoken import read_topic
 from gateway.contract.frames import FRAMES, UndocumentedFrame, name_of
 from gateway.http import openapi
 from gateway.http.problems import Problem
@@ -286,6 +288,30 @@ def drawing(block: Block, folder: Path) -> None:
 
 
 TICKS = "tests/test_deploy.py::test_programs_of_the_readme_print_ticks"
+# The fields of what the feeder tells a pusher, by the type of the line.
+TOLD = {
+    "error": {"line", "code", "error"},
+    "welcome": {"protocol", "epoch", "silence"},
+    "refused": {"code", "error"},
+    "subscribe": {"topic"},
+    "unsubscribe": {"topic"},
+    "download": {"topic", "stocks", "period", "start_time", "end_time"},
+    "history": {"id", "topic", "from"},
+}
+
+
+def push(block: Block, folder: Path) -> None:
+    """Check that each line is one of the protocol of pushers, with no field that has no meaning."""
+    for line in block.text.splitlines():
+        said = json.loads(line)
+        if "topic" in said:
+            read_topic(json.dumps(said["topic"]).encode())
+        if set(said) - {"type"} == TOLD.get(said.get("type")):
+            continue
+        fields = set(decode_pushed(line.encode()).__struct_fields__)
+        assert set(said) <= fields | {"type"}, said
+
+
 CHECKED: Mapping[str, Mapping[str, Check | tuple[str, ...]]] = {
     "CONTRIBUTING.md": {"bash": commands},
     "README.md": {"bash": commands, "json": websocket, "python": (TICKS,), "text": drawing},
@@ -312,6 +338,7 @@ CHECKED: Mapping[str, Mapping[str, Check | tuple[str, ...]]] = {
     },
     "docs/mcp.md": {"bash": commands, "json": application},
     "docs/performance.md": {"bash": commands},
+    "docs/push.md": {"json": push},
     "docs/python.md": {
         "python": (
             "tests/test_python_page.py::test_a_block_of_the_page_runs",

@@ -347,6 +347,28 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/metrics/parts.py", WIRE | {"prometheus_client"}, IMPURE),
     ("feeder/metrics/*", EDGE | {"feeder", "prometheus_client"}, {"asyncio"}),
     ("feeder/observed.py", WIRE | {"feeder.registry", "qmt_bridge.observation"}, IMPURE),
+    # What pushers say and what becomes of it is pure; one thread has a loop with all their connections.
+    ("feeder/push/lines.py", set(), IMPURE),
+    ("feeder/push/message.py", WIRE, IMPURE),
+    ("feeder/push/spoken.py", WIRE | {"feeder.push.message"}, IMPURE),
+    ("feeder/push/offer.py", WIRE | {"feeder.push.message", "feeder.push.spoken"}, IMPURE),
+    ("feeder/push/route.py", WIRE | {"feeder.push.message"}, IMPURE),
+    ("feeder/push/conflation.py", WIRE | {"feeder.push.route"}, IMPURE),
+    ("feeder/push/identities.py", set(), IMPURE),
+    ("feeder/push/standing.py", WIRE | {"feeder.push.message", "feeder.push.offer"}, IMPURE),
+    (
+        "feeder/push/*",
+        EDGE
+        | {
+            "feeder.composite",
+            "feeder.push",
+            "feeder.refusals",
+            "feeder.source",
+            "qmt_bridge.process.holder",
+            "qmt_bridge.process.peer",
+        },
+        {"sqlite3", "subprocess", "time"},
+    ),
     # Called on any thread, so it must not use the publisher's sockets.
     (
         "feeder/inbox.py",

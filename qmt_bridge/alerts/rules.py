@@ -107,7 +107,8 @@ def blind(seen: Observed) -> frozenset[Rule]:
 
 def _always(seen: Observed) -> bool:
     """Return whether the feed is to be up at any hour: the simulator and a replay keep no trading hours."""
-    return seen.status is not None and seen.status.source != "xtquant"
+    # Terminals that push, and programs beside them, end at night too.
+    return seen.status is not None and not {"xtquant", "push"} & set(seen.status.source.split("+"))
 
 
 def _must_work(seen: Observed, verdict: Verdict) -> Verdict:

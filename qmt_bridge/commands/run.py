@@ -350,7 +350,7 @@ def load_feeder_settings(config_file: Path | None, flags: dict[str, Any]) -> Con
 
         source = app.source_name(config)
     for name, wanted in of_sources.items():
-        if wanted != source:
+        if wanted not in source.split("+"):
             is_now = f"auto, which is {source} here" if config.source == "auto" else source
             meant = "--source replay --file FILE" if wanted == "replay" else f"--source {wanted}"
             no_effect(name, f"the source is {is_now}; this is for {meant}")
@@ -360,9 +360,11 @@ def load_feeder_settings(config_file: Path | None, flags: dict[str, Any]) -> Con
     if "xt_addr" in given and config.xt_token:
         no_effect("xt_addr", "with xt_token quotes come from the data service, not from a terminal")
     refuse_visible("xt_token")
+    refuse_visible("push_key")
     return config
 
 
 def _source_of(name: str) -> str:
     """Return which source alone the setting `name` is for; empty if it is for any."""
-    return "replay" if name in REPLAY else {"sim": "sim", "xt": "xtquant"}.get(name.partition("_")[0], "")
+    by_head = {"sim": "sim", "xt": "xtquant", "push": "push", "pushers": "push"}
+    return "replay" if name in REPLAY else by_head.get(name.partition("_")[0], "")

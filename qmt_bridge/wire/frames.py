@@ -87,8 +87,11 @@ def read(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
 def encode(body: object) -> bytes:
     """Return `body` as JSON; raise TypeError, ValueError or RecursionError if it cannot be.
 
-    NaN and infinity become null, bytes hexadecimal digits; nothing is rounded (docs/websocket.md, "Frames").
+    NaN and infinity become null, bytes hexadecimal digits; nothing is rounded (docs/websocket.md, "Frames"). What is
+    encoded already stays as it is.
     """
+    if type(body) is msgspec.Raw:
+        return bytes(body)
     try:
         encoded = orjson.dumps(body, _plain)
     except TypeError:

@@ -254,6 +254,27 @@ class AccountState(msgspec.Struct, frozen=True):
     fault: bool = False
 
 
+class PusherState(msgspec.Struct, frozen=True):
+    """How one pusher is (docs/push.md), since when (ms since 1970), what it serves, and what came from it.
+
+    `markets` and `accounts` are empty for all of them; an account is masked as in `AccountState`. `records`, `refused`
+    lines and `conflated` records are counted since the feeder's start, over all connections of this name. `silent` are
+    the seconds since its last line; None while it is not connected.
+    """
+
+    name: str
+    state: Session
+    reason: str | None = None
+    since: int = 0
+    kinds: tuple[str, ...] = ()
+    markets: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    records: int = 0
+    refused: int = 0
+    conflated: int = 0
+    silent: float | None = None
+
+
 TradeState = Literal["off", "up", "waiting", "down"]
 
 
@@ -284,7 +305,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
     room in the feeder's memory: a client that joins such a topic waits for its next message. `sdk` is the version of
     xtquant, `call` the call into it that runs at this moment, and `call_age` for how many seconds. `trading_day` is
     whether stocks trade on this day, by the terminal's calendar; None while that is not known. `parts` are the store
-    and the alerts that have reported to this feeder, each ``up`` or ``silent``.
+    and the alerts that have reported to this feeder, each ``up`` or ``silent``. `pushers` are the programs that push
+    data to the source ``push``.
     """
 
     source: str
@@ -311,6 +333,7 @@ class FeedStatus(msgspec.Struct, frozen=True):
     call_age: float = 0.0
     trading_day: bool | None = None
     parts: dict[str, str] = {}
+    pushers: tuple[PusherState, ...] = ()
     # The version of docs/wire.md.
     wire: int = WIRE_VERSION
 

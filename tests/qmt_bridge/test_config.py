@@ -24,7 +24,7 @@ from qmt_bridge.errors import ConfigError
 
 SECRET = 's3cret-k€y, with=odd "characters"\nand lines'
 
-ONE_OF = "expected one of auto, xtquant, sim, replay"
+ONE_OF = "expected one of auto, xtquant, sim, replay, push, xtquant+push, sim+push"
 
 # A value other than the default for every setting, chosen to be hard to carry in an environment variable.
 CHANGED = {
@@ -67,6 +67,9 @@ CHANGED = {
     "sim_l2_rate": 1000.0,
     "sim_order_interval": 1e3,
     "sim_hours": "exchange",
+    "push_addr": "tcp://127.0.0.1:6560",
+    "push_key": "a-key-of-pushers",
+    "pushers": ("ctp:quote+whole:SF+DF",),
     "xt_addr": "192.168.1.2:58611",
     "xt_token": SECRET,
     "xt_home": "D:\\行情 data",

@@ -163,8 +163,9 @@ def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> 
 
 
 def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[Finding]:
-    sdk = Sdk() if config.source in ("sim", "replay") else ask(Sdk, "--sdk")
-    needed = config.source == "xtquant" or (config.source == "auto" and sdk.importable)
+    sources = config.source.split("+")
+    sdk = ask(Sdk, "--sdk") if {"auto", "xtquant"} & set(sources) else Sdk()
+    needed = "xtquant" in sources or (config.source == "auto" and sdk.importable)
     unneeded = "" if needed else "the source is not xtquant"
     no_terminal = unneeded or ("with xt_token quotes come from the data service" if config.xt_token else "")
     unreachable = None if no_terminal else connect_error(config.xt_addr)

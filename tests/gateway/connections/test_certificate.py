@@ -16,9 +16,9 @@ import pytest
 from websockets.asyncio.client import connect
 
 from gateway import server as gateway_server
-from gateway.connections import certificate
-from gateway.connections.certificate import Certificate
 from qmt_bridge import QMTClient
+from qmt_bridge.addresses import certificate
+from qmt_bridge.addresses.certificate import Certificate
 from qmt_bridge.errors import ConfigError, Disconnected
 from tests.support.authority import Authority
 from tests.support.raw import opened

@@ -16,7 +16,7 @@ LITTLE_HOME = 4 << 30
 
 def xtquant(found: Sdk, source: str, meant: bool, windows: bool) -> Finding:
     """Judge xtquant; it is `meant` to be the source on Windows, and where a token is set."""
-    if source in ("sim", "replay"):
+    if not {"auto", "xtquant"} & set(source.split("+")):
         return Finding("xtquant", "ok", f"not needed: source is {source}")
     pinned = f"pip install xtquant=={TESTED_XTQUANT}"
     if found.importable and not found.error:
@@ -34,7 +34,7 @@ def xtquant(found: Sdk, source: str, meant: bool, windows: bool) -> Finding:
         advice = "use the 64-bit Python 3.11 on Windows"
     if not windows and not found.error:
         advice = "use Windows, or the vendor's xtquant for Linux (docs/xtquant.md, untried): market data only"
-    if source == "xtquant":
+    if source != "auto":
         return Finding("xtquant", "fail", f"{said}, and source is xtquant", advice)
     said += "; source auto gives SIMULATED data"
     return Finding("xtquant", "warn", said, advice) if meant else Finding("xtquant", "ok", said)

@@ -1,0 +1,219 @@
+"""One connection of a pusher: bytes to messages and back, and the reading that is stopped where there is no room.
+
+It runs on the loop of the thread "push". What comes is taken line by line; a turn takes so many lines that no other
+connection waits for long. While a message finds no room nothing more is read, and TCP holds the pusher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Protocol
+
+from feeder.push.lines import LINE_BYTES, Budget, Lines
+from feeder.push.message import BadLine, Message, decode, told
+from feeder.refusals import Refusals
+from qmt_bridge.system import clock
+
+logger = logging.getLogger(__name__)
+
+# Lines that are taken before another connection has its turn: some 5 ms.
+TURN_LINES = 500
+# Seconds until a message that found no room is tried again, and the pause after a turn of which parts had to wait.
+ROOM_SECONDS = 0.002
+# Bytes that wait for a pusher that does not read; more ends its connection. The demand of 100,000 topics takes 11 MB.
+UNSENT_BYTES = 32 * 1024 * 1024
+# Seconds until the hello, and the bytes of it.
+HELLO_SECONDS = 10.0
+HELLO_BYTES = 64 * 1024
+# Error lines that a pusher is sent in a second.
+ERRORS_A_SECOND = 10
+# Seconds for the last line to be read, and for what is under way to arrive: a socket that is closed with unread data
+# takes the last line from the other end.
+END_SECONDS = 1.0
+
+_failures = Refusals()
+
+
+class Owner(Protocol):
+    """What a connection belongs to."""
+
+    def take(self, connection: Connection, message: Message) -> bool:
+        """Take a message; return False if it has to be offered again later. Raise `BadLine`."""
+
+    def refused(self, connection: Connection, bad: BadLine) -> None:
+        """Note that a line of it was refused."""
+
+    def lost(self, connection: Connection) -> None:
+        """Note that the other end is gone; not called after `end`."""
+
+    def is_crowded(self) -> bool:
+        """Return whether the inbox has no room, so that the publisher's thread needs the time more."""
+
+
+class Connection(asyncio.Protocol):
+    """The feeder's end of a connection."""
+
+    def __init__(self, owner: Owner, refusal: bytes | None = None) -> None:
+        """Begin; with `refusal` this line is all that is said."""
+        self._owner = owner
+        self._refusal = refusal
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._lines = Lines(HELLO_BYTES)
+        self._until_hello: asyncio.TimerHandle | None = None
+        self._waiting: deque[bytes | None] = deque()
+        # A message that found no room, and whether a turn is planned.
+        self._held: Message | None = None
+        self._planned = False
+        self._budget = Budget(ERRORS_A_SECOND)
+        # Nothing more is taken; the transport is gone.
+        self.is_ended = False
+        self.is_closed = False
+        # Set at the hello, and at the end.
+        self.arrived = asyncio.Event()
+        # The number of the newest line, and its bytes.
+        self.number = 0
+        self.line_bytes = 0
+        # When the newest bytes came, and the newest line (clock.monotonic).
+        self.received_ns = clock.time_ns()
+        self.heard = clock.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._refusal is not None:
+            self.end(self._refusal)
+        else:
+            self._until_hello = self._loop.call_later(HELLO_SECONDS, self.end)
+
+    def welcomed(self) -> None:
+        """Note that the hello has come."""
+        self._lines.limit = LINE_BYTES
+        self.arrived.set()
+        if self._until_hello is not None:
+            self._until_hello.cancel()
+            self._until_hello = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, as far as there is room."""
+        if self.is_ended:
+            return
+        self.received_ns = clock.time_ns()
+        self._waiting.extend(self._lines.feed(data))
+        if self._waiting:
+            self.heard = clock.monotonic()
+            if not self._planned:
+                self._work()
+
+    def eof_received(self) -> bool:
+        """Close: a pusher that says no more serves nothing."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner, unless it has ended the connection itself."""
+        self.is_closed = True
+        if not self.is_ended:
+            self.is_ended = True
+            self._clear()
+            self._owner.lost(self)
+        self.arrived.set()
+
+    def send(self, line: bytes) -> None:
+        """Send a line; end the connection of a pusher that does not read."""
+        if self.is_ended or self._transport.is_closing():
+            return
+        self._transport.write(line)
+        if self._transport.get_write_buffer_size() > UNSENT_BYTES:
+            logger.warning("a pusher has not read %d bytes of demand; its connection is ended", UNSENT_BYTES)
+            self._transport.abort()
+
+    def refuse_line(self, bad: BadLine) -> None:
+        """Tell that the newest line is refused, unless too many such lines were sent."""
+        if self._budget.take(clock.monotonic()):
+            self.send(told("error", line=self.number, code=bad.code, error=bad.reason[:300]))
+
+    def end(self, line: bytes | None = None) -> None:
+        """End the connection after a last line; the owner hears no more of it."""
+        self.is_ended = True
+        self._clear()
+        transport = self._transport
+        if line is None:
+            transport.abort()
+            return
+        transport.write(line)
+        if transport.can_write_eof():
+            transport.write_eof()
+            # What is under way is read and left out.
+            transport.resume_reading()
+        else:
+            transport.close()
+        self._loop.call_later(END_SECONDS, transport.abort)
+
+    def silent(self, now: float) -> float:
+        """Return for how many seconds no line came; 0 while the reading is stopped."""
+        if self._planned:
+            self.heard = now
+        return now - self.heard
+
+    def _work(self) -> None:
+        self._planned = False
+        for _ in range(TURN_LINES):
+            if self.is_ended:
+                return
+            message, self._held = self._held, None
+            if message is None:
+                if not self._waiting:
+                    break
+                message = self._next()
+                if message is None:
+                    continue
+            if not self._take(message):
+                self._held = message
+                self._plan(ROOM_SECONDS)
+                return
+        if self.is_ended:
+            return
+        if self._waiting or self._owner.is_crowded():
+            self._plan(ROOM_SECONDS if self._owner.is_crowded() else 0)
+        else:
+            self._transport.resume_reading()
+
+    def _plan(self, seconds: float) -> None:
+        self._planned = True
+        self._transport.pause_reading()
+        self._loop.call_later(seconds, self._work)
+
+    def _next(self) -> Message | None:
+        line = self._waiting.popleft()
+        self.number += 1
+        try:
+            if line is None:
+                raise BadLine("too_long", f"a line has at most {self._lines.limit:,} bytes")
+            self.line_bytes = len(line)
+            return decode(line)
+        except BadLine as bad:
+            self._owner.refused(self, bad)
+            return None
+
+    def _take(self, message: Message) -> bool:
+        try:
+            return self._owner.take(self, message)
+        except BadLine as bad:
+            self._owner.refused(self, bad)
+        except Exception as exc:
+            # One line costs neither the connection nor the feeder.
+            untold = _failures.note(b"line", clock.monotonic())
+            if untold is not None:
+                logger.exception("a line of a pusher could not be handled (%d more since the last such line)", untold)
+            self._owner.refused(self, BadLine("bad_request", f"it cannot be handled: {type(exc).__name__}"))
+        return True
+
+    def _clear(self) -> None:
+        self._waiting.clear()
+        self._held = None
+        if self._until_hello is not None:
+            self._until_hello.cancel()
+            self._until_hello = None
