@@ -489,10 +489,8 @@ class Bridge:
 
     def __init__(self, context, accounts):
         self.accounts = accounts
-        self.kinds = ["quote", "whole"]
-        for kind, function in (("formula", "subscribe_formula"), ("download", "download_history_data")):
-            if hasattr(context, function) or named(function) is not None:
-                self.kinds.append(kind)
+        # Also what this terminal may not have: it is refused with the reason.
+        self.kinds = ["quote", "whole", "l2", "formula", "download"]
         if accounts:
             self.kinds.append("trade")
         if KINDS:
@@ -699,7 +697,7 @@ class Bridge:
             self.pause = 1.0
             self.silence = float(message.get("silence", 15))
             self.said.clear()
-            print("[QMT Bridge] 已连接 {}:{}，提供：{}".format(HOST, PORT, " ".join(self.kinds)))
+            print(f"[QMT Bridge] 已连接 {HOST}:{PORT}，名字 {NAME}，资金账号 {len(self.accounts)} 个")
             for key, line in self.recent.items():
                 self.put(("trade", key), line)
             self.list_at = now
@@ -747,14 +745,17 @@ class Bridge:
             self.jobs.append(job)
             self.send(time.monotonic())
 
+    def has(self, name):
+        return hasattr(self.context, name) or named(name) is not None
+
     def call(self, name, *arguments, **by_name):
         """Call a method of ContextInfo, or a function that the terminal puts beside the strategy.
 
         What this terminal has not, and what it raises, becomes a refusal.
         """
-        function = getattr(self.context, name, None) or named(name)
-        if function is None:
+        if not self.has(name):
             raise Refusal("unsupported_sdk", f"this terminal has no {name}")
+        function = getattr(self.context, name, None) or named(name)
         try:
             return function(*arguments, **by_name)
         except Exception as exc:
@@ -771,8 +772,8 @@ class Bridge:
         try:
             kind = topic.get("kind")
             serve = {"quote": self.begin_quote, "whole": self.begin_whole, "formula": self.begin_formula}.get(kind)
-            if kind not in self.kinds or serve is None:
-                raise Refusal("unsupported_sdk", f"the full terminal has no {kind}")
+            if serve is None:
+                raise Refusal("unsupported_sdk", "the full terminal has no depth beyond that of its ticks")
             for _ in serve(wanted):
                 yield
         except Exception as exc:
@@ -929,10 +930,13 @@ class Bridge:
         key = json.dumps(topic, sort_keys=True)
         wanted = self.wanted[key] = Wanted(key, topic)
         stocks, period = message["stocks"], PERIODS.get(message.get("period", "1d"))
-        if period is None:
+        code = "" if period else "unsupported_period"
+        if not self.has("download_history_data"):
+            code = "unsupported_sdk"
+        if code:
             self.forget(self.context, wanted)
-            error = "the full terminal has no such period"
-            self.answer({"type": "refuse", "topic": topic, "code": "unsupported_period", "error": error})
+            error = "this terminal has no such download"
+            self.answer({"type": "refuse", "topic": topic, "code": code, "error": error})
             return
         period = BASES.get(period, period)
         start, end = message.get("start_time", ""), message.get("end_time", "")

@@ -42,7 +42,7 @@ def test_the_hello_says_what_the_terminal_has(start: Callable[..., Running], fee
         "type": "hello",
         "protocol": 1,
         "name": "bigqmt",
-        "kinds": ["quote", "whole", "formula", "download", "trade"],
+        "kinds": ["quote", "whole", "l2", "formula", "download", "trade"],
         "accounts": [ACCOUNT],
         "simulated": False,
         "history": True,
@@ -264,11 +264,15 @@ def test_downloads_and_history_are_answered(start: Callable[..., Running], feede
 def test_an_older_terminal_serves_quotes_too(start: Callable[..., Running], feeder: Listener, tmp_path: Path) -> None:
     terminal = Terminal(start, tmp_path, feeder.port, "--plain")
 
-    assert feeder.find(lambda line: line.get("type") == "hello")["kinds"] == ["quote", "whole", "trade"]
     bar = feeder.want(kind="quote", code="600519.SH", period="1m")
     wait_for(lambda: len(feeder.of(bar)) > 1)
 
+    formula = feeder.want(kind="formula", formula_name="MA", stock_code="000001.SZ")
+    job = {"kind": "download", "job": "1"}
+    feeder.send({"type": "download", "topic": job, "stocks": ["000001.SZ"], "period": "1d"})
+
     assert feeder.of(bar)[1]["data"]["time"] % 60000 == 0
+    assert [feeder.first(topic)["code"] for topic in (formula, job)] == ["unsupported_sdk"] * 2
     terminal.check()
 
 
