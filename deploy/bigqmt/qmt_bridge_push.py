@@ -6,7 +6,7 @@
 # 详细说明见 QMT Bridge 的文档 docs/bigqmt.md。本文件只用 Python 3.6 的标准库，不需要安装任何东西。
 
 # ---------------------------------------------------------------- 设置
-HOST = "127.0.0.1"  # feeder 所在机器的地址；同一台机器就用这个
+HOST = "127.0.0.1"  # feeder 所在机器的 IP 地址；同一台机器就用这个
 PORT = 5560  # feeder 的设置 push_addr 里的端口
 NAME = "bigqmt"  # 这个终端的名字：小写字母、数字、- 和 _；两个终端要用两个名字
 KEY = ""  # feeder 的设置 push_key；没有设置就留空
@@ -101,8 +101,7 @@ ADVICE = {
     "forbidden": "feeder 拒绝：KEY 不对，或者设置 pushers 不允许这个 NAME，或者 feeder 由另一个 Windows 用户运行。%s",
     "unsupported": "feeder 拒绝：协议版本不同，请使用与 qmt-bridge 同一版本的本文件。%s",
     "bad_request": "feeder 拒绝了本策略的请求，请把这一行报告给 QMT Bridge：%s",
-    "tls_key": "TLS 为 True 时必须填写 KEY。",
-    "no_key": "feeder 在另一台机器上（HOST=%s）：请设置 TLS = True 和 KEY。",
+    "tls": "feeder 在另一台机器上（HOST=%s）或者 TLS 为 True 时，必须同时设置 TLS = True 和 KEY。改好后重新运行。",
     "no_account": "没有资金账号：请在“策略交易”里选择账号后运行，或者填写 ACCOUNTS。现在只推送行情。",
     "backtest": "本策略不能回测：请在“策略交易”里以实盘模式运行。",
     "failed": "调用终端的 %s 出错：%s",
@@ -516,7 +515,10 @@ class Bridge:
         self.wanted = {}
         self.jobs = deque()  # Generators that call the terminal, a piece at a time.
         self.context = context
-        self.recent = OrderedDict()  # Trade events by account and identity, which each connection gets again.
+        # Trade events by account and identity: the newest, which each connection gets again, and those that it has got.
+        self.recent = OrderedDict()
+        self.told = set()
+        self.listing = False
         self.errors = 0
         self.born = int(time.time() * 1000)
         self.list_at = 0.0
@@ -555,12 +557,10 @@ class Bridge:
         self.send(time.monotonic())
 
     def open(self, now):
-        if (TLS and not KEY) or (KEY == "" and not TLS and HOST not in ("127.0.0.1", "localhost", "::1")):
-            if TLS:
-                self.say("tls_key")
-            else:
-                self.say("no_key", HOST)
-            self.retry_at = now + 3600
+        if (TLS and not KEY) or (not TLS and HOST not in ("127.0.0.1", "localhost", "::1")):
+            # The settings do not change while the strategy runs. Without TLS anyone on the way could read the key.
+            self.say("tls", HOST)
+            self.retry_at = math.inf
             return
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(HOST, PORT, 0, socket.SOCK_STREAM)[0]
@@ -644,6 +644,7 @@ class Bridge:
         self.waiting.clear()
         self.held_bytes = 0
         self.jobs.clear()
+        self.listing = False
         self.states = None
         for each in list(self.wanted.values()):
             self.forget(context, each)
@@ -698,8 +699,12 @@ class Bridge:
             self.silence = float(message.get("silence", 15))
             self.said.clear()
             print(f"[QMT Bridge] 已连接 {HOST}:{PORT}，名字 {NAME}，资金账号 {len(self.accounts)} 个")
+            # What is older than two days the feeder might have forgotten, and would refuse.
+            oldest = int(time.time() * 1000) - 2 * 24 * 3600 * 1000
+            self.told = set(self.recent)
             for key, line in self.recent.items():
-                self.put(("trade", key), line)
+                if line["time"] > oldest:
+                    self.put(("trade", key), line)
             self.list_at = now
         elif kind == "refused":
             code = message.get("code")
@@ -727,8 +732,9 @@ class Bridge:
     def work(self, context, now):
         """Call the terminal for a part of what is to be done, while the feeder takes what it gives."""
         self.context = context
-        if "trade" in self.kinds and now >= self.list_at:
+        if "trade" in self.kinds and now >= self.list_at and not self.listing:
             self.list_at = now + LIST_SECONDS
+            self.listing = True
             self.jobs.append(self.list_accounts())
         until = now + WORK_SECONDS
         while self.jobs and not self.broken and len(self.output) < CHUNK and time.monotonic() < until:
@@ -740,6 +746,7 @@ class Bridge:
             except Exception as exc:
                 # It costs this job only.
                 self.say("call", type(exc).__name__, exc)
+                self.listing = False
                 continue
             # Several jobs take turns, so that a whole market does not delay a tick.
             self.jobs.append(job)
@@ -1017,6 +1024,7 @@ class Bridge:
             self.answer({"type": "accounts", "accounts": states})
         for account, kind, lists in listed:
             self.publish_lists(account, kind, lists, day)
+        self.listing = False
 
     def publish_lists(self, account, kind, lists, day):
         orders = sorted(lists["order"], key=lambda o: (words(o, "m_strInsertDate"), words(o, "m_strInsertTime")))
@@ -1041,8 +1049,9 @@ class Bridge:
         """Queue a trade event, unless one of this identity was queued before."""
         identity, data = identified
         key = (account, identity)
-        if key in self.recent:
+        if key in self.told:
             return
+        self.told.add(key)
         if found:
             data["recovered"] = True
         line = {
@@ -1161,6 +1170,8 @@ class Bridge:
         if not self.ended and self.lock.acquire(False):
             try:
                 self.send(time.monotonic())
+            except Exception as exc:
+                self.say("call", type(exc).__name__, exc)
             finally:
                 self.lock.release()
 

@@ -15,6 +15,7 @@ from tests.support.authority import Authority
 from tests.support.programs import Running, programs
 from tests.support.push_listener import Listener
 from tests.support.strategies import ACCOUNT, Terminal, loaded
+from tests.support.strategies import strategy as text
 from tests.support.waiting import wait_for
 
 TICK = {"kind": "quote", "code": "600519.SH", "period": "tick"}
@@ -313,7 +314,7 @@ def test_another_machine_needs_tls_and_a_key(start: Callable[..., Running], tmp_
     try:
         settings = {"TLS": True, "CA": str(authority.ca)}
         terminal = Terminal(start, tmp_path, listener.port, **settings)
-        terminal.running.wait_for("必须填写 KEY")
+        terminal.running.wait_for("必须同时设置")
         terminal.kill()
 
         terminal = Terminal(start, tmp_path, listener.port, KEY="0123456789abcdef", **settings)
@@ -378,6 +379,32 @@ def test_a_refusal_comes_with_advice(code: str, advice: str, capsys: pytest.Capt
 
     assert advice in capsys.readouterr().out
     assert (bridge.phase, bridge.retry_at) == ("closed", 40.0)
+
+
+def test_a_key_is_never_sent_without_tls(capsys: pytest.CaptureFixture[str]) -> None:
+    strategy = loaded(text(HOST="192.0.2.1", KEY="0123456789abcdef"))
+    bridge = strategy.Bridge(SimpleNamespace(), [])
+
+    bridge.turn(SimpleNamespace(), 10.0)
+
+    assert bridge.sock is None
+    assert "TLS = True" in capsys.readouterr().out
+
+
+def test_a_day_of_many_events_is_sent_once(start: Callable[..., Running], feeder: Listener, tmp_path: Path) -> None:
+    terminal = Terminal(start, tmp_path, feeder.port, MAX_RECENT=3, LIST_SECONDS=0.2)
+    feeder.find(lambda line: line.get("type") == "accounts")
+    terminal.tell(*["order"] * 10)
+    wait_for(lambda: len(feeder.events("order")) == 10)
+    feeder.lines.clear()
+
+    # The list of the account was read again, and told nothing that the connection has.
+    terminal.tell("fill")
+    wait_for(lambda: feeder.events("position"))
+    terminal.tell("fill")
+    wait_for(lambda: len(feeder.events("position")) == 2)
+
+    assert len(feeder.events("order")) == len(feeder.events("trade")) == 2
 
 
 def test_a_replaced_strategy_never_connects_again() -> None:
