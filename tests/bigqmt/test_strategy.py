@@ -381,6 +381,25 @@ def test_a_refusal_comes_with_advice(code: str, advice: str, capsys: pytest.Capt
     assert (bridge.phase, bridge.retry_at) == ("closed", 40.0)
 
 
+def test_a_snapshot_is_complete_before_its_changes(
+    start: Callable[..., Running], feeder: Listener, tmp_path: Path
+) -> None:
+    # A code in each turn of the timer, and quotes between them.
+    Terminal(start, tmp_path, feeder.port, "--quotes", "0.02", PIECE=1, WORK_SECONDS=0.0001)
+    market = feeder.want(kind="whole", code="SH")
+
+    wait_for(lambda: len(feeder.of(market)) > 8)
+
+    lines = feeder.of(market)
+    assert [line.get("more") for line in lines[:5]] == [True, True, True, False, None]
+    assert [code for line in lines[:4] for code in line["data"]] == [
+        "600000.SH",
+        "600519.SH",
+        "601898.SH",
+        "000001.SH",
+    ]
+
+
 def test_a_key_is_never_sent_without_tls(capsys: pytest.CaptureFixture[str]) -> None:
     strategy = loaded(text(HOST="192.0.2.1", KEY="0123456789abcdef"))
     bridge = strategy.Bridge(SimpleNamespace(), [])
