@@ -138,6 +138,7 @@ class Connection(asyncio.Protocol):
     def end(self, line: bytes | None = None) -> None:
         """End the connection after a last line; the owner hears no more of it."""
         self.is_ended = True
+        self.arrived.set()
         self._clear()
         transport = self._transport
         if line is None:
@@ -151,6 +152,10 @@ class Connection(asyncio.Protocol):
         else:
             transport.close()
         self._loop.call_later(END_SECONDS, transport.abort)
+
+    def abort(self) -> None:
+        """Close at once a connection that has ended and whose last line is under way."""
+        self._transport.abort()
 
     def silent(self, now: float) -> float:
         """Return for how many seconds no line came; 0 while the reading is stopped."""

@@ -14,6 +14,7 @@ import re
 import socket
 import ssl
 import sys
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -60,6 +61,8 @@ class Listener:
         # Since when each connection arrives (clock.monotonic), oldest first; and all that are open.
         self._arriving: dict[asyncio.Task[None], float] = {}
         self._open: set[Connection] = set()
+        # Those that were refused and whose last line is under way.
+        self._refused_ones: deque[Connection] = deque()
 
     async def serve(self, owner: Owner) -> None:
         """Accept connections until `close`."""
@@ -78,7 +81,7 @@ class Listener:
                     await asyncio.sleep(_EXHAUSTED_SECONDS)
                 # Else the other end has gone before it was accepted.
                 continue
-            self._open = {each for each in self._open if not each.is_closed}
+            self._open = {each for each in self._open if not each.is_ended}
             if len(self._open) + len(self._arriving) >= MOST:
                 self._tell("more connections", f"{MOST} connections are open already")
                 accepted.close()
@@ -126,6 +129,8 @@ class Listener:
                 )
             self._open.add(connection)
             await connection.arrived.wait()
+            if connection.is_ended:
+                self._linger(connection)
         except (OSError, ssl.SSLError, TimeoutError) as exc:
             self._tell("a connection", f"it failed: {exc or 'too late'}")
             accepted.close()
@@ -150,6 +155,13 @@ class Listener:
             reason = "another user of this machine connects: set push_key, and send it in the hello"
         self._tell("a connection", reason)
         return reason
+
+    def _linger(self, connection: Connection) -> None:
+        """Let a refused connection be open for a moment; of many the oldest is closed."""
+        self._refused_ones = deque(each for each in self._refused_ones if not each.is_closed)
+        self._refused_ones.append(connection)
+        if len(self._refused_ones) > MOST:
+            self._refused_ones.popleft().abort()
 
     def _arrived(self, arrival: asyncio.Task[None]) -> None:
         del self._arriving[arrival]

@@ -229,6 +229,8 @@ class Pushers:
         pusher = Pusher(connection, standing, offer, self._entrance, self._is_wanted, has_history=hello.history)
         self._pushers[hello.name] = self._by_connection[connection] = pusher
         connection.welcomed()
+        # Before the welcome is read, what other threads read says so too.
+        self._show()
         logger.info("pusher %s is connected: %s", hello.name, shown_hello(hello))
         connection.send(told("welcome", protocol=PROTOCOL, epoch=self._epoch, silence=SILENCE_SECONDS))
         for topic, parts in self._wanted.items():
@@ -424,13 +426,13 @@ class Pushers:
     def _tell_state(self) -> None:
         feed = self._standings.feed()
         self._show()
-        if feed != self._feed:
-            self._feed = feed
-            self._sink.set_state(feed.state, feed.reason, data_lost=feed.data_lost)
         accounts = self._standings.accounts()
         if accounts != self._accounts:
             self._accounts = accounts
             self._sink.set_accounts(accounts)
+        if feed != self._feed:
+            self._feed = feed
+            self._sink.set_state(feed.state, feed.reason, data_lost=feed.data_lost)
 
     def _show(self) -> None:
         now = clock.monotonic()

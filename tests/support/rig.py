@@ -147,14 +147,18 @@ class Rig:
         self.source = HandDriven()
         self.feeder = Feeder(self.config, self.source)
         self.feeder.start()
+        self.note_addresses()
+
+    def note_addresses(self, **others: str) -> None:
+        """Keep the ports that the system has chosen: a restarted feeder has to use the same ones."""
         publisher = self.feeder.publisher
-        # The system has chosen the ports; a restarted feeder has to use the same ones.
         self.config = _with(
             self.config,
             market_addr=publisher.market_addr,
             trade_addr=publisher.trade_addr,
             ask_addr=publisher.ask_addr,
             trade_ask_addr=publisher.trade_ask_addr,
+            **others,
         )
 
     def serve(self, **changes: object) -> Server:

@@ -1,0 +1,229 @@
+"""What is wanted of pushers and what they answer: topics, downloads, histories. Real sockets, a real feeder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feeder.push import pushers
+from feeder.source import DownloadRequest
+from qmt_bridge.errors import Refused
+from qmt_bridge.wire.topics import FormulaSpec, Kind, Topic, TopicParts, formula_topic, parse_topic
+from tests.support.pushing import CODE, QUOTE, SPOKEN, Desk, desk
+
+FORMULA = formula_topic(FormulaSpec("MA", CODE, params={"N1": 5}))
+L2 = "l2/600519.SH/10/"
+WHOLE = "whole/SH/"
+EVERY = ["quote", "whole", "l2", "formula", "download", "trade"]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Desk]:
+    with desk(tmp_path) as found:
+        yield found
+
+
+def spelled(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return message["type"], message["topic"]
+
+
+def test_demand_before_the_hello_is_told(running: Desk) -> None:
+    consumer = running.consumer(QUOTE, L2, FORMULA)
+    assert consumer.state_of(QUOTE).state == "pending"
+    pusher = running.pusher(kinds=EVERY)
+    told = sorted((spelled(pusher.until("subscribe")) for _ in range(3)), key=str)
+    formula = {"kind": "formula", "formula_name": "MA", "stock_code": CODE, "period": "1d", "count": -1}
+    assert told == [
+        ("subscribe", {**formula, "dividend_type": "none", "params": {"N1": 5}}),
+        ("subscribe", {"kind": "l2", "code": CODE, "gear_num": 10}),
+        ("subscribe", SPOKEN),
+    ]
+
+
+def test_later_demand_comes_and_goes(tmp_path: Path) -> None:
+    with desk(tmp_path, grace=0.0) as running:
+        pusher = running.pusher()
+        consumer = running.consumer(QUOTE)
+        assert spelled(pusher.until("subscribe")) == ("subscribe", SPOKEN)
+        pusher.push({"time": 1})
+        consumer.body()
+        assert running.push.upstream() == 1
+        consumer.leave(QUOTE)
+        assert spelled(pusher.until("unsubscribe")) == ("unsubscribe", SPOKEN)
+        # A record that was under way is no fault.
+        pusher.push({"time": 2})
+        pusher.say({"type": "what"})
+        assert pusher.until("error")["line"] == 4
+
+
+def test_a_topic_is_accepted_and_refused(running: Desk) -> None:
+    consumer = running.consumer(QUOTE)
+    pusher = running.pusher()
+    pusher.until("subscribe")
+    pusher.say({"type": "accept", "topic": SPOKEN})
+    consumer.until(lambda: consumer.state_of(QUOTE).state == "live")
+    pusher.say({"type": "refuse", "topic": SPOKEN, "code": "not_entitled", "error": "no level 1"})
+    consumer.until(lambda: consumer.state_of(QUOTE).state == "refused")
+    answer = consumer.state_of(QUOTE)
+    assert (answer.code, answer.error) == ("not_entitled", "no level 1")
+    # It is told again for the next consumer, and data revives it.
+    consumer.leave(QUOTE)
+    assert spelled(pusher.until("unsubscribe")) == ("unsubscribe", SPOKEN)
+    other = running.consumer(QUOTE)
+    assert spelled(pusher.until("subscribe")) == ("subscribe", SPOKEN)
+    pusher.push({"time": 1})
+    assert other.body()
+
+
+def test_a_kind_that_no_pusher_serves_is_refused(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushers, "DECIDE_SECONDS", 0.05)
+    consumer = running.consumer(L2)
+    running.pusher(kinds=["quote"])
+    consumer.until(lambda: consumer.state_of(L2).state == "refused")
+    assert consumer.state_of(L2).code == "upstream_refused"
+    # One that comes later is told of it all the same.
+    late = running.pusher(name="late", kinds=["l2"])
+    assert late.until("subscribe")["topic"]["kind"] == "l2"
+
+
+def test_what_no_name_may_serve_is_refused(tmp_path: Path) -> None:
+    with desk(tmp_path, pushers=("ctp:quote:SF",)) as running:
+        consumer = running.consumer("quote/rb2510.SF/tick/", QUOTE)
+        consumer.until(lambda: consumer.state_of(QUOTE).state == "refused")
+        assert consumer.state_of("quote/rb2510.SF/tick/").state == "pending"
+
+
+def test_demand_of_two_pushers_goes_to_each(running: Desk) -> None:
+    shanghai = running.pusher(name="sh", markets=["SH"])
+    shenzhen = running.pusher(name="sz", markets=["SZ"])
+    consumer = running.consumer(QUOTE, "quote/000001.SZ/1m/")
+    assert shanghai.until("subscribe")["topic"]["code"] == CODE
+    topic = shenzhen.until("subscribe")["topic"]
+    assert topic == {"kind": "quote", "code": "000001.SZ", "period": "1m"}
+    # Another's topic is refused by line, and costs that line only.
+    shenzhen.push({"time": 1})
+    assert shenzhen.until("error")["code"] == "not_wanted"
+    shenzhen.push({"time": 2}, topic)
+    assert consumer.body() == ("quote/000001.SZ/1m/", {"000001.SZ": [{"time": 2}]})
+
+
+def test_a_download_runs_ends_and_is_cancelled(running: Desk) -> None:
+    topic = Topic("download/5f2c-1/")
+    request = DownloadRequest(("000001.SZ",), "1d", "", "")
+    with pytest.raises(Refused):
+        running.push.download(topic, request)
+    pusher = running.pusher(kinds=["download"])
+    bodies: list[object] = []
+    running.push._sink.publish = lambda topic, body, ns: bodies.append(body)  # type: ignore[method-assign]
+    running.push.download(topic, request)
+    told = pusher.until("download")
+    spoken = {"kind": "download", "job": "5f2c-1"}
+    assert told == {"type": "download", "topic": spoken, "stocks": ["000001.SZ"], "period": "1d"} | {
+        "start_time": "",
+        "end_time": "",
+    }
+    pusher.push({"finished": 1, "total": 1}, spoken)
+    pusher.push({"status": "done"}, spoken)
+    running.consumer().until(lambda: len(bodies) == 2)
+    # After its end nothing of it is published, and a cancel has nothing to end.
+    pusher.push({"finished": 1, "total": 1}, spoken)
+    running.push.download(topic, request)
+    pusher.until("download")
+    running.push.unsubscribe(topic, TopicParts(Kind.DOWNLOAD, "5f2c-1", ""))
+    assert pusher.until("unsubscribe")["topic"] == spoken
+    running.consumer().until(lambda: len(bodies) == 3)
+    assert isinstance(bodies[2], dict)
+    assert bodies[2]["error"] == "the download was cancelled"
+
+
+def test_a_download_ends_with_its_pusher(running: Desk) -> None:
+    bodies: list[Any] = []
+    running.push._sink.publish = lambda topic, body, ns: bodies.append(body)  # type: ignore[method-assign]
+    pusher = running.pusher(kinds=["download"])
+    running.push.download(Topic("download/1/"), DownloadRequest(("000001.SZ",), "1d", "", ""))
+    pusher.until("download")
+    pusher.close()
+    running.consumer().until(lambda: bodies)
+    assert (bodies[0]["status"], bodies[0]["code"]) == ("error", "upstream_unavailable")
+
+
+class Answers:
+    """What the source answers to questions for histories."""
+
+    def __init__(self, running: Desk) -> None:
+        self.given: list[tuple[int, list[bytes], int]] = []
+        self.refused: list[tuple[int, str, str]] = []
+        sink = running.push._sink
+        sink.give_history = lambda number, bodies, from_ms: self.given.append(  # type: ignore[method-assign]
+            (number, [bytes(body) for body in bodies], from_ms)  # type: ignore[call-overload]
+        )
+        sink.refuse_history = lambda *answer: self.refused.append(answer)  # type: ignore[method-assign]
+
+
+def test_a_history_comes_in_parts(running: Desk) -> None:
+    answers = Answers(running)
+    consumer = running.consumer(QUOTE)
+    pusher = running.pusher(history=True)
+    pusher.until("subscribe")
+    # Noon in Shanghai on 2026-11-30.
+    running.push.history(3, Topic(QUOTE), parse_topic(QUOTE), 1796011200000)
+    asked = pusher.until("history")
+    assert asked == {"type": "history", "id": 3, "topic": SPOKEN, "from": 1795968000000}
+    pusher.say(
+        {"type": "history", "id": 3, "data": [{"time": 1}], "more": True},
+        {"type": "history", "id": 4, "data": []},
+        {"type": "history", "id": 3, "data": [{"time": 2}]},
+    )
+    consumer.until(lambda: answers.given)
+    assert answers.given == [(3, [b'{"600519.SH":[{"time":1}]}', b'{"600519.SH":[{"time":2}]}'], 1795968000000)]
+
+
+@pytest.mark.parametrize("how", ["refusal", "death", "too-much", "too-late"])
+def test_a_history_that_is_not_found(running: Desk, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushers, "HISTORY_SECONDS", 0.0 if how == "too-late" else 60.0)
+    monkeypatch.setattr("feeder.push.pusher.HISTORY_BYTES", 40)
+    answers = Answers(running)
+    consumer = running.consumer(QUOTE)
+    pusher = running.pusher(history=True)
+    pusher.until("subscribe")
+    running.push.history(3, Topic(QUOTE), parse_topic(QUOTE), 0)
+    pusher.until("history")
+    if how == "refusal":
+        pusher.say({"type": "refuse", "id": 3, "code": "upstream_refused", "error": "no ticks"})
+    elif how == "death":
+        pusher.close()
+    elif how == "too-much":
+        pusher.say({"type": "history", "id": 3, "data": [{"time": 1}] * 10})
+    consumer.until(lambda: answers.refused)
+    assert answers.refused[0][0] == 3
+    assert not answers.given
+
+
+def test_a_pusher_without_history_is_not_asked(running: Desk) -> None:
+    answers = Answers(running)
+    running.consumer(QUOTE)
+    pusher = running.pusher()
+    pusher.until("subscribe")
+    running.push.history(3, Topic(QUOTE), parse_topic(QUOTE), 0)
+    running.push.history(4, Topic("quote/000001.SZ/tick/"), parse_topic("quote/000001.SZ/tick/"), 0)
+    running.consumer().until(lambda: len(answers.refused) == 2)
+    assert [code for _, code, _ in answers.refused] == ["upstream_refused", "upstream_unavailable"]
+
+
+def test_capabilities_say_which_kinds_are_served(running: Desk) -> None:
+    running.pusher(kinds=["quote"])
+    found = running.push.capabilities()
+    assert found["quote"] == ""
+    assert found["l2"] == "no pusher that is connected serves it"
+
+
+def test_a_pusher_that_does_not_read_is_cut_off(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feeder.push.connection.UNSENT_BYTES", 64 * 1024)
+    consumer = running.consumer()
+    running.pusher(kinds=["formula"], receive_bytes=4096)
+    for number in range(900):
+        consumer.want(formula_topic(FormulaSpec("MA", CODE, params={"N": "x" * 3500, "M": number})))
+    consumer.status(state="down", reason="pusher_gone")

@@ -1,0 +1,260 @@
+"""A feeder with the source `push`, a pusher of bare sockets, and a consumer of what is published."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from feeder.app import Feeder
+from feeder.push.source import PushSource
+from qmt_bridge import sockets
+from qmt_bridge.config import Config
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.requests import CatchUp, TopicState, decode_reply, encode_ask
+from qmt_bridge.wire.topics import STATUS_TOPIC
+from tests.support.ports import ANY_ADDRESSES, ANY_PORT
+from tests.support.rig import DEADLINE, Rig
+from tests.support.waiting import wait_for
+
+# Without a key Wine would look for the user of each connection, which it does not tell.
+KEY = "a-key-of-the-tests"
+CODE = "600519.SH"
+QUOTE = "quote/600519.SH/tick/"
+SPOKEN = {"kind": "quote", "code": CODE, "period": "tick"}
+ACCOUNT = "1000000365"
+TRADE = {"kind": "trade", "account": ACCOUNT}
+
+
+def config_in(folder: Path, **changes: Any) -> Config:
+    """Return the settings of a feeder on free ports whose pushers need `KEY`."""
+    settings = {**ANY_ADDRESSES, "source": "push", "push_addr": ANY_PORT, "push_key": KEY, "data_dir": str(folder)}
+    return Config(**{**settings, **changes})
+
+
+class Pusher:
+    """A program that pushes, at a socket of its own."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self._rest = b""
+        # The lines that were read and not asked for.
+        self.lines: list[dict[str, Any]] = []
+
+    def say(self, *messages: dict[str, Any]) -> None:
+        """Send a line each."""
+        self.raw(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+
+    def raw(self, data: bytes) -> None:
+        """Send bytes."""
+        self.socket.settimeout(DEADLINE)
+        self.socket.sendall(data)
+
+    def hello(self, **fields: Any) -> dict[str, Any]:
+        """Say hello and return the answer."""
+        first = {"type": "hello", "protocol": 1, "name": "desk", "kinds": ["quote"], "key": KEY}
+        self.say({**first, **fields})
+        answer = self.line()
+        assert answer is not None
+        return answer
+
+    def push(self, data: Any, topic: dict[str, Any] | None = None, **fields: Any) -> None:
+        """Send a record."""
+        self.say({"topic": topic or SPOKEN, "data": data, **fields})
+
+    def line(self) -> dict[str, Any] | None:
+        """Return the next line that is no heartbeat; None at the end of the connection."""
+        until = time.monotonic() + DEADLINE
+        while True:
+            whole, found, rest = self._rest.partition(b"\n")
+            if found:
+                self._rest = rest
+                message: dict[str, Any] = json.loads(whole)
+                if message["type"] != "heartbeat":
+                    return message
+                continue
+            self.socket.settimeout(max(0.01, until - time.monotonic()))
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return None
+            self._rest += data
+
+    def until(self, type_: str) -> dict[str, Any]:
+        """Return the next line of a type; those before it are left out."""
+        while (message := self.line()) is not None:
+            if message["type"] == type_:
+                return message
+        raise AssertionError(f"the connection ended before a line {type_}")
+
+    def is_readable(self) -> bool:
+        """Return whether something waits to be read."""
+        return bool(self._rest) or bool(select.select([self.socket], [], [], 0)[0])
+
+    def close(self) -> None:
+        """End the connection."""
+        self.socket.close()
+
+
+class Consumer:
+    """A SUB of the feeder's market data and trade events, and a DEALER for questions."""
+
+    def __init__(self, feeder: Feeder, *topics: str) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        publisher = feeder.publisher
+        self.market = sockets.connect_subscriber(self._context, publisher.market_addr, None)
+        self.statuses: list[dict[str, Any]] = []
+        self.bodies: list[tuple[str, Any]] = []
+        self.frames: list[frames.Frame] = []
+        self._asks = sockets.connect_dealer(self._context, publisher.ask_addr, None)
+        self._number = 0
+        self.want(STATUS_TOPIC, *topics)
+
+    def want(self, *topics: str) -> None:
+        """Subscribe topics."""
+        for topic in topics:
+            self.market.subscribe(topic)
+
+    def leave(self, topic: str) -> None:
+        """End the subscription of a topic."""
+        self.market.unsubscribe(topic)
+
+    def listen_to_trades(self, feeder: Feeder) -> zmq.Socket[bytes]:
+        """Return a SUB of trade events."""
+        found = sockets.connect_subscriber(self._context, feeder.publisher.trade_addr, None)
+        found.subscribe("trade/")
+        return found
+
+    def read(self) -> bool:
+        """Read a message, if one comes within 50 ms."""
+        if not self.market.poll(50):
+            return False
+        frame = frames.Frame.from_parts(self.market.recv_multipart())
+        if frame.topic == STATUS_TOPIC:
+            self.statuses.append(frame.data)
+        else:
+            self.frames.append(frame)
+            self.bodies.append((frame.topic, frame.data))
+        return True
+
+    def frame(self) -> frames.Frame:
+        """Return the next message with its stamp."""
+        self.until(lambda: self.frames, "a frame")
+        return self.frames.pop(0)
+
+    def until(self, condition: Any, what: str = "a message") -> None:
+        """Read until a condition holds."""
+        wait_for(lambda: condition() or (self.read() and condition()), lambda: f"{what}: {self.bodies[-3:]}")
+
+    def body(self) -> tuple[str, Any]:
+        """Return the next message."""
+        self.until(lambda: self.bodies, "a body")
+        return self.bodies.pop(0)
+
+    def status(self, **fields: Any) -> dict[str, Any]:
+        """Return the next heartbeat with these fields; earlier ones are forgotten."""
+
+        def is_there() -> bool:
+            while self.statuses:
+                if all(self.statuses[0][name] == value for name, value in fields.items()):
+                    return True
+                self.statuses.pop(0)
+            return False
+
+        self.until(is_there, f"a heartbeat with {fields}")
+        return self.statuses.pop(0)
+
+    def state_of(self, topic: str) -> TopicState:
+        """Return the feeder's answer about a topic."""
+        self._number += 1
+        self._asks.send(encode_ask(CatchUp(self._number, [topic])))
+        assert self._asks.poll(int(DEADLINE * 1000))
+        answer = decode_reply(self._asks.recv())
+        assert isinstance(answer, TopicState)
+        return answer
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._context.destroy(linger=0)
+
+
+class Desk:
+    """A feeder with the source `push`, or with it and the simulator, and what a test connects to it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.push = PushSource(config)
+        self.feeder = Feeder(config, self.push)
+        self._closing: list[Pusher | Consumer] = []
+
+    def start(self) -> None:
+        self.feeder.start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.push.address.removeprefix("tcp://").rpartition(":")
+        return host, int(port)
+
+    def connect(self, receive_bytes: int | None = None) -> Pusher:
+        """Return a pusher that has said nothing yet, perhaps with a small buffer for what it is sent."""
+        made = socket.socket()
+        if receive_bytes is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        made.settimeout(DEADLINE)
+        made.connect(self.address)
+        pusher = Pusher(made)
+        self._closing.append(pusher)
+        return pusher
+
+    def pusher(self, *, receive_bytes: int | None = None, **fields: Any) -> Pusher:
+        """Return a pusher that is welcome."""
+        pusher = self.connect(receive_bytes)
+        assert pusher.hello(**fields)["type"] == "welcome"
+        return pusher
+
+    def consumer(self, *topics: str) -> Consumer:
+        consumer = Consumer(self.feeder, *topics)
+        self._closing.append(consumer)
+        return consumer
+
+    def close(self) -> None:
+        for each in self._closing:
+            each.close()
+        self.feeder.stop()
+
+
+@contextmanager
+def desk(folder: Path, **changes: Any) -> Iterator[Desk]:
+    """Run a feeder whose source is `push`."""
+    found = Desk(config_in(folder, **changes))
+    found.start()
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+class PushRig(Rig):
+    """A feeder with the source `push`, and gateways."""
+
+    push: PushSource
+
+    def start_feeder(self) -> None:
+        self.push = PushSource(self.config)
+        self.feeder = Feeder(self.config, self.push)
+        self.feeder.start()
+        self.note_addresses(push_addr=self.push.address)
+
+
+def names(pushers: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the states of the pushers of a heartbeat by their names."""
+    return {each["name"]: each["state"] for each in pushers}
