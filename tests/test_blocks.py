@@ -339,6 +339,7 @@ CHECKED: Mapping[str, Mapping[str, Check | tuple[str, ...]]] = {
         "mermaid": ("tests/test_layout.py::test_architecture_draws_the_present_imports",),
         "text": drawing,
     },
+    "docs/bigqmt.md": {"bash": commands},
     "docs/deploy.md": {"bash": commands, "text": drawing, "toml": settings},
     "docs/http.md": {
         "javascript": javascript,

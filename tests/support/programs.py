@@ -115,6 +115,12 @@ class Running:
         assert line is not None, f"no line with {pattern!r}:\n{''.join(self.lines)}"
         return line
 
+    def wait_until(self, condition: Callable[[list[str]], object]) -> None:
+        """Wait until a condition holds for the lines; fail if the process ends before, or at the deadline."""
+        with self._changed:
+            self._changed.wait_for(lambda: condition(self.lines) or self._ended, DEADLINE)
+            assert condition(self.lines), "".join(self.lines)
+
     def close(self) -> None:
         self.process.terminate()
         try:

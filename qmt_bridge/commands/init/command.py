@@ -290,6 +290,8 @@ def write_examples(groups: Sequence[str], folder: Path, ask: Overwriting) -> Non
             except OSError as exc:
                 raise ConfigError("init", f"cannot write {path}: {exc.strerror or exc}") from exc
             click.echo(say(f"written: {path}"))
+    if "bigqmt" in groups:
+        click.echo(say("paste it into the strategy editor of the full terminal; its settings are at its top."))
     if "windows" in groups:
         click.echo(say("install-feeder.ps1 installs the checkout in whose folder deploy/windows it lies."))
 

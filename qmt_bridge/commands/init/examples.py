@@ -20,9 +20,12 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     "prometheus": ("Write the settings and the rules of Prometheus.", "prometheus"),
     "docker": ("Write the Dockerfile and the compose file.", "docker"),
     "windows": ("Write the script and the service file of Windows.", "windows"),
+    "bigqmt": ("Write the strategy that pushes from the full QMT terminal.", "bigqmt"),
     "examples": ("Write the programs in other languages.", "examples"),
     "push": ("Write the programs that push records to a feeder.", "push"),
 }
+# The first line of a strategy of the full terminal, which keeps its strategies in GBK; here it is UTF-8.
+_GBK = b"# coding:gbk\n"
 
 
 def example_folder() -> Traversable:
@@ -43,7 +46,8 @@ def example_files(folder: Traversable, group: str) -> Iterator[tuple[str, bytes]
 
 def _below(item: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
     if item.is_file():
-        yield path, item.read_bytes()
+        content = item.read_bytes()
+        yield path, content.decode().encode("gbk") if content.startswith(_GBK) else content
         return
     if item.is_dir():
         for inner in sorted(item.iterdir(), key=lambda each: each.name):
