@@ -46,6 +46,6 @@ def test_a_source_or_topic_that_does_not_exist_is_told(tmp_path: Path) -> None:
     install(tmp_path)
     assert check(tmp_path, "ctp") == (
         1,
-        ["source: there is no source ctp; there are xtquant, sim, replay, demo (demo-feed 1.0)"],
+        ["source: there is no source ctp; there are xtquant, sim, replay, push, demo (demo-feed 1.0)"],
     )
     assert check(tmp_path, "demo", "--topic", "quote/") == (1, ["not a whole topic: 'quote/'"])
