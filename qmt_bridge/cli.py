@@ -35,6 +35,11 @@ class _Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # Before anything is printed, such as the help; and wherever it stands, also behind the command.
         language, rest = _language(args)
+        if language and language not in LANGUAGES:
+            if not ctx.resilient_parsing:
+                raise click.UsageError(f"--lang: expected one of {', '.join(LANGUAGES)}, got {language[:20]!r}")
+            # A shell completes a line with a mistake too.
+            language = ""
         if language:
             # For the processes that a command starts.
             os.environ[LANG_ENV] = language
@@ -59,10 +64,7 @@ def _language(args: list[str]) -> tuple[str, list[str]]:
             break
         if name == "--lang" and (equals or at + 1 < len(args)):
             rest = [*args[:at], *args[at + (1 if equals else 2) :]]
-            value = value if equals else args[at + 1]
-            if value not in LANGUAGES:
-                raise click.UsageError(f"--lang: expected one of {', '.join(LANGUAGES)}, got {value[:20]!r}")
-            return value, rest
+            return value if equals else args[at + 1], rest
     return "", args
 
 

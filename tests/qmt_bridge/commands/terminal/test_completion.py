@@ -34,6 +34,7 @@ LINES = {
     "qmt-bridge tape ex": "export",
     "qmt-bridge up --source re": "replay",
     "qmt-bridge tail 600519": "600519.SH",
+    "qmt-bridge --lang xx ini": "init",
 }
 
 
