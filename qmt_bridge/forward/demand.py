@@ -18,6 +18,8 @@ from qmt_bridge.demand.departures import Departures
 _numbers = count()
 # Subscriptions and unsubscriptions that may wait between two looks. What is lost beyond is missed in the count.
 _MARK = 100_000
+# Topics that are followed; the cancel of another one is not doubted.
+MOST_TOPICS = 200_000
 # Topics that are asked about in one stop: some 10 ms, in which messages wait.
 MOST_DOUBTS = 500
 _CANCEL, _SUBSCRIBE = b"\0", b"\1"
@@ -113,8 +115,11 @@ class Demand:
             return
         topic = said[1:].decode()
         if said[:1] == _CANCEL:
-            self._doubted[topic] = None
+            # A client may cancel any text: what was never subscribed is missed by none.
+            if topic in self._wanted:
+                self._doubted[topic] = None
         elif said[:1] == _SUBSCRIBE:
             # The first subscriber: the topic had none.
             self._doubted.pop(topic, None)
-            self._wanted[topic] = None
+            if len(self._wanted) < MOST_TOPICS:
+                self._wanted[topic] = None

@@ -40,7 +40,7 @@ Register-ArgumentCompleter -Native -CommandName qmt-bridge -ScriptBlock {
             if ($kind -eq 'plain') { [System.Management.Automation.CompletionResult]::new($value) }
         }
     } finally {
-        Remove-Item Env:_QMT_BRIDGE_COMPLETE, Env:COMP_WORDS, Env:COMP_CWORD
+        Remove-Item 'Env:_QMT_BRIDGE_COMPLETE', 'Env:COMP_WORDS', 'Env:COMP_CWORD'
     }
 }
 """

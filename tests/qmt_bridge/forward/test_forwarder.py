@@ -257,6 +257,21 @@ def test_odd_message_of_a_client_does_not_end_the_relay(
     assert received(good).topic == TICK
 
 
+def test_cancel_of_what_has_no_subscriber_stops_no_proxy(
+    relayed: tuple[HandDriven, TurnThread[Forwarder], Socket],
+) -> None:
+    _, forwarder, _ = relayed
+    relay = forwarder.service._relays["market"]
+    proxy = relay._thread
+    with raw_peer(forwarder.service.addresses["market"], b"XSUB") as peer:
+        for number in range(50):
+            peer.sendall(frame(0, b"\0quote/%d" % number))
+        # Beside the subscriptions of the heartbeat and of the subscriber.
+        wait_for(lambda: relay.passed.demands == 52, "the cancels")
+        wait_for(lambda: relay._demand._heard == 52, "a look")
+    assert relay._thread is proxy
+
+
 def test_demand_counts_although_the_proxy_is_stopped(relayed: tuple[HandDriven, TurnThread[Forwarder], Socket]) -> None:
     source, forwarder, good = relayed
     relay = forwarder.service._relays["market"]

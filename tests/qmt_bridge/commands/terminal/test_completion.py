@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,3 +85,20 @@ def test_script_of_every_shell_asks_by_the_variable_of_the_command(shell: str) -
     result = CliRunner().invoke(cli.main, ["completion", shell])
     assert result.exit_code == 0, result.output
     assert COMPLETE_ENV in result.output
+
+
+def test_script_of_powershell_is_powershell() -> None:
+    tree_sitter = pytest.importorskip("tree_sitter")
+    grammar = pytest.importorskip("tree_sitter_powershell")
+    script = CliRunner().invoke(cli.main, ["completion", "powershell"]).output
+    assert not tree_sitter.Parser(tree_sitter.Language(grammar.language())).parse(script.encode()).root_node.has_error
+
+
+@pytest.mark.parametrize(("line", "words"), [("qmt-bridge tape ex", 2), ("qmt-bridge tape ", 2), ("qmt-bridge ta", 1)])
+def test_line_of_powershell_is_completed_as_one_of_bash(line: str, words: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its script sets these variables, the number by splitting the line at blanks."""
+    assert len(re.split(r"\s+", line)) - 1 == words
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(words))
+    found = CliRunner().invoke(cli.main, [], prog_name="qmt-bridge", env={COMPLETE_ENV: "bash_complete"}).output
+    assert f"plain,{'tape' if words == 1 else 'export'}" in found.splitlines()
