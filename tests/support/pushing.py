@@ -22,7 +22,6 @@ from qmt_bridge.wire.requests import CatchUp, TopicState, decode_reply, encode_a
 from qmt_bridge.wire.topics import STATUS_TOPIC
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
 from tests.support.rig import DEADLINE, Rig
-from tests.support.waiting import wait_for
 
 # Without a key Wine would look for the user of each connection, which it does not tell.
 KEY = "a-key-of-the-tests"
@@ -117,6 +116,7 @@ class Consumer:
         self.frames: list[frames.Frame] = []
         self._asks = sockets.connect_dealer(self._context, publisher.ask_addr, None)
         self._number = 0
+        self._trades: list[zmq.Socket[bytes]] = []
         self.want(STATUS_TOPIC, *topics)
 
     def want(self, *topics: str) -> None:
@@ -132,6 +132,7 @@ class Consumer:
         """Return a SUB of trade events."""
         found = sockets.connect_subscriber(self._context, feeder.publisher.trade_addr, None)
         found.subscribe("trade/")
+        self._trades.append(found)
         return found
 
     def read(self) -> bool:
@@ -153,7 +154,10 @@ class Consumer:
 
     def until(self, condition: Any, what: str = "a message") -> None:
         """Read until a condition holds."""
-        wait_for(lambda: condition() or (self.read() and condition()), lambda: f"{what}: {self.bodies[-3:]}")
+        until = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < until, f"waited too long for {what}: {self.bodies[-3:]}"
+            self.read()
 
     def body(self) -> tuple[str, Any]:
         """Return the next message."""
