@@ -39,7 +39,7 @@ async def test_a_client_gets_what_is_pushed(rig: PushRig, desk: Pushed) -> None:
     server = rig.serve()
     assert readiness(server.port)["source"] == "push"
     async with rig.connect("/ws/realtime") as client, rig.connect(f"/ws/trade?api_key={quote(API_KEY)}") as trades:
-        await client.send({"stock_code": CODE, "period": "tick"})
+        await client.send({"stocks": [CODE], "period": "tick"})
         assert (await asyncio.to_thread(pusher.until, "subscribe"))["topic"] == SPOKEN
         pusher.push({"time": 1795904107604, "lastPrice": 1416.05})
         assert await client.receive() == {CODE: [{"time": 1795904107604, "lastPrice": 1416.05}]}
