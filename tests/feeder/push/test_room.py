@@ -88,7 +88,7 @@ def test_trade_events_without_room_hold_their_pusher(running: Desk, monkeypatch:
     quoting = running.pusher(name="quoting")
     consumer = running.consumer(QUOTE)
     quoting.until("subscribe")
-    count = 2000
+    count = 500
 
     def event(number: int) -> str:
         data = {"order_id": number, "order_remark": "x" * 2000}
@@ -98,7 +98,7 @@ def test_trade_events_without_room_hold_their_pusher(running: Desk, monkeypatch:
         trading.socket.settimeout(0.5)
         # TCP holds it: memory does not take what it sends.
         with pytest.raises(TimeoutError):
-            trading.socket.sendall("".join(f"{event(number % count)}\n" for number in range(6 * count)).encode())
+            trading.socket.sendall("".join(f"{event(number % count)}\n" for number in range(40 * count)).encode())
         assert len(running.feeder.publisher.inbox.trades) <= 50
         # Another pusher is read all the same, and its quotes are conflated.
         for number in range(1000):
