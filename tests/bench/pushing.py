@@ -155,9 +155,10 @@ def read_client(url: str, names: Sequence[str], seconds: float, pipe: Pipe) -> N
         until, delays = time.monotonic() + WARM + seconds, list[float]()
         since = time.monotonic() + WARM
         while (now := time.monotonic()) < until:
-            for [record] in msgspec.json.decode(socket.recv()).values():
-                if now > since:
-                    delays.append(time.time() * 1000 - record["sent"] / 1000)
+            frame = msgspec.json.decode(socket.recv())
+            if now > since and "action" not in frame:
+                [[record]] = frame.values()
+                delays.append(time.time() * 1000 - record["sent"] / 1000)
         pipe.send(delays)
 
 

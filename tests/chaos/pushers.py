@@ -116,12 +116,13 @@ class Run:
             await self._until(lambda: all(watcher.position >= there for watcher in self.watchers), f"{there} events")
         return there
 
-    def close(self) -> list[tuple[int, bytes]]:
+    async def close(self) -> list[tuple[int, bytes]]:
         """End everything; return the rows of the journal."""
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for part in (self.broker, self.gateway, self.feeder):
-            part.stop()
+            await asyncio.to_thread(part.stop)
         self._subscriber.close(linger=0)
         [path] = self.folder.glob("journal-*.sqlite3")
         database = sqlite3.connect(path)
@@ -201,7 +202,7 @@ async def torment(folder: Path, kills: int, seed: int, feeder_every: int = FEEDE
     except TimeoutError as exc:
         run.faults.append(str(exc))
     finally:
-        rows = run.close()
+        rows = await run.close()
     run.faults += differences(rows, there)
     journal = journaled(rows)
     for watcher in run.watchers:

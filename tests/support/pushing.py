@@ -191,17 +191,13 @@ class Consumer:
         self._context.destroy(linger=0)
 
 
-class Desk:
-    """A feeder with the source `push`, or with it and the simulator, and what a test connects to it."""
+class Pushed:
+    """A feeder with pushers, and what a test connects to it."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.push = PushSource(config)
-        self.feeder = Feeder(config, self.push)
+    def __init__(self, feeder: Feeder, push: PushSource) -> None:
+        self.push = push
+        self.feeder = feeder
         self._closing: list[Pusher | Consumer] = []
-
-    def start(self) -> None:
-        self.feeder.start()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -231,8 +227,23 @@ class Desk:
         return consumer
 
     def close(self) -> None:
+        """Close what was connected."""
         for each in self._closing:
             each.close()
+
+
+class Desk(Pushed):
+    """A feeder whose source is `push`."""
+
+    def __init__(self, config: Config) -> None:
+        push = PushSource(config)
+        super().__init__(Feeder(config, push), push)
+
+    def start(self) -> None:
+        self.feeder.start()
+
+    def close(self) -> None:
+        super().close()
         self.feeder.stop()
 
 

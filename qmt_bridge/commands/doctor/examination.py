@@ -87,9 +87,9 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
         findings += [feeder.journal(heard.status), feeder.parts(heard.status), feeder.trade(heard.status)]
         if pushers.serves_pushers(heard.status.source):
             # The settings of another machine's feeder are not here.
-            own = config if feeds and pushers.serves_pushers(config.source) else Config(push_addr="", pushers=())
+            own = config if feeds and pushers.serves_pushers(config.source) else Config(push_addr="")
             has_key = bool(own.push_key)
-            findings.append(pushers.pushers(heard.status, own.pushers, own.push_addr, has_key=has_key))
+            findings.append(pushers.pushers(heard.status, own.push_addr, has_key=has_key))
         if not forwards or config.forward_trade_addr:
             is_open = config.open_trade_addr and not config.curve_dir
             findings.append(feeder.trade_access(trade_trouble(config), is_open))

@@ -88,14 +88,14 @@ def test_trade_events_without_room_hold_their_pusher(running: Desk, monkeypatch:
     quoting = running.pusher(name="quoting")
     consumer = running.consumer(QUOTE)
     quoting.until("subscribe")
-    count = 2000
+    count = 500
 
     def event(number: int) -> str:
         data = {"order_id": number, "order_remark": "x" * 2000}
         return json.dumps({"topic": TRADE, "id": str(number), "event": "order", "data": data})
 
     # More than the buffers of a connection take, whatever the system's limits are.
-    lines = "".join(f"{event(number % count)}\n" for number in range(10 * count)).encode()
+    lines = "".join(f"{event(number % count)}\n" for number in range(40 * count)).encode()
     trading.socket.settimeout(None)
     sending = threading.Thread(target=trading.socket.sendall, args=(lines,))
     with stopped(running):

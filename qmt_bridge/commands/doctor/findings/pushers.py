@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from qmt_bridge import sockets
 from qmt_bridge.commands.doctor.findings.finding import Finding, lasted
 from qmt_bridge.wire.messages import FeedStatus, PusherState
@@ -17,17 +15,14 @@ def serves_pushers(source: str) -> bool:
     return "push" in source.split("+")
 
 
-def pushers(status: FeedStatus, named: Sequence[str], address: str, *, has_key: bool) -> Finding:
-    """Judge the pushers of the feeder that answers.
+def pushers(status: FeedStatus, address: str, *, has_key: bool) -> Finding:
+    """Judge the pushers of the feeder that answers, which lists those of its setting `pushers` too.
 
-    `named` is the setting `pushers`, `address` where the feeder listens for them, and `has_key` whether they need one;
-    `address` is empty on a machine that does not have the settings of the feeder.
+    `address` is where the feeder listens for them, and `has_key` whether they need one; `address` is empty on a machine
+    that does not have the settings of the feeder.
     """
-    known = {pusher.name for pusher in status.pushers}
-    missing = [name for each in named if (name := each.partition(":")[0]) not in known]
     said = [_said(pusher, status.time) for pusher in status.pushers]
-    said += [f"{name}: has never connected" for name in missing]
-    away = [pusher.name for pusher in status.pushers if pusher.silent is None] + missing
+    away = [pusher.name for pusher in status.pushers if pusher.silent is None]
     where = f"; it connects to {address}, {_access(has_key)}" if address else ""
     if not said:
         advice = f"start a program that pushes records{where}"

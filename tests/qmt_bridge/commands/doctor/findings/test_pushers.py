@@ -16,8 +16,8 @@ UP = PusherState("ctp", "up", since=1, kinds=("quote", "whole"), records=7, sile
 GONE = PusherState("desk", "down", "pusher_gone", 1, ("trade",))
 
 
-def judge(*states: PusherState, named: tuple[str, ...] = (), where: str = WHERE, has_key: bool = False) -> Finding:
-    return pushers(FeedStatus("push", False, "up", 1, 300_001, pushers=states), named, where, has_key=has_key)
+def judge(*states: PusherState, where: str = WHERE, has_key: bool = False) -> Finding:
+    return pushers(FeedStatus("push", False, "up", 1, 300_001, pushers=states), where, has_key=has_key)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,6 @@ def judge(*states: PusherState, named: tuple[str, ...] = (), where: str = WHERE,
             id="gone",
         ),
         pytest.param(judge(UP, GONE, where=""), "fail", "desk: down", "start the program again: desk", id="elsewhere"),
-        pytest.param(
-            judge(UP, named=("ctp:quote+whole:SF", "desk:trade")),
-            "warn",
-            "desk: has never connected",
-            f"start the program: desk; it connects to {WHERE}, without a key, as the user of the feeder",
-            id="never-came",
-        ),
         pytest.param(
             judge(UP, PusherState("desk", "connecting", since=1)),
             "warn",
