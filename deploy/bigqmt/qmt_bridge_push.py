@@ -71,6 +71,9 @@ PIECE = 300  # Codes of one get_full_tick, ticks of one line.
 DEAF_SECONDS = 30.0  # The feeder sends a line every 5 s.
 CONNECT_SECONDS = 10.0
 SHANGHAI = 8 * 3600
+# Seconds without any tick of a whole market, in its continuous trading, until it is told as silent.
+SILENCE_SECONDS = 30
+SESSIONS = ((9 * 3600 + 1800, 11 * 3600 + 1800), (13 * 3600, 14 * 3600 + 57 * 60))
 
 # The terminal's name of each period of ours [3]. Level 2 needs an entitlement.
 PERIODS = {p: p for p in ("tick", "1m", "5m", "15m", "30m", "1h", "1d", "1w", "1mon", "1q", "1hy", "1y")}
@@ -237,6 +240,18 @@ def seconds_of(date, clock):
     clock = re.sub("[^0-9]", "", text_of(clock))
     found = moment(text_of(date) + (clock[:6].rjust(6, "0") if clock else ""))
     return found // 1000 if found else 0
+
+
+def is_silent(now, last):
+    """Return whether a market that had ticks in this session has none any more; times in seconds since 1970.
+
+    The terminal does not say that it has lost its quote server. A day without any tick may be a holiday.
+    """
+    clock = (now + SHANGHAI) % 86400
+    for begin, end in SESSIONS:
+        if begin <= clock < end:
+            return last >= now - (clock - begin) and now - last > SILENCE_SECONDS
+    return False
 
 
 def digest(*values):
@@ -523,6 +538,8 @@ class Bridge:
         self.born = int(time.time() * 1000)
         self.list_at = 0.0
         self.states = None
+        self.ticked = 0.0  # When a market was called back, in seconds since 1970.
+        self.silent = False
 
     # Of the terminal's thread.
 
@@ -552,6 +569,7 @@ class Bridge:
             self.receive(now)
         if self.phase == "up":
             self.work(context, now)
+            self.watch(time.time())
             if not self.output and not self.waiting and now - self.spoke > self.silence / 3:
                 self.put(("heartbeat",), {"type": "heartbeat"})
         self.send(time.monotonic())
@@ -645,6 +663,7 @@ class Bridge:
         self.held_bytes = 0
         self.jobs.clear()
         self.listing = False
+        self.silent = False
         self.states = None
         for each in list(self.wanted.values()):
             self.forget(context, each)
@@ -751,6 +770,16 @@ class Bridge:
             # Several jobs take turns, so that a whole market does not delay a tick.
             self.jobs.append(job)
             self.send(time.monotonic())
+
+    def watch(self, now):
+        """Tell when a whole market of stocks becomes silent, and when it is not any more."""
+        markets = [each for each in self.wanted.values() if each.topic.get("code") in ("SH", "SZ")]
+        silent = bool(markets) and is_silent(now, self.ticked)
+        if silent != self.silent:
+            self.silent = silent
+            reason = "market_silent" if silent else None
+            state = {"type": "state", "state": "stale" if silent else "up", "reason": reason, "data_lost": not silent}
+            self.answer(state)
 
     def has(self, name):
         return hasattr(self.context, name) or named(name) is not None
@@ -1134,6 +1163,8 @@ class Bridge:
     def note_market(self, wanted, data):
         if not wanted.alive or not isinstance(data, dict):
             return
+        if "." not in wanted.topic["code"]:
+            self.ticked = time.time()
         # They are read when they are sent: this may be a whole market, and the terminal's thread waits.
         for code, value in data.items():
             if wanted.held is not None:

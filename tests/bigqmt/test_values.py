@@ -198,3 +198,22 @@ def test_a_number_that_json_does_not_have_is_null(call: Call) -> None:
 
 def test_a_moment_of_the_feeder_is_one_of_the_terminal(call: Call) -> None:
     assert call("stamp", 1708564379500) == "20240222091259"
+
+
+@pytest.mark.parametrize(
+    ("now", "last", "silent"),
+    [
+        ("10:00:31", "10:00:00", True),
+        ("10:00:29", "10:00:00", False),
+        # Nothing came since the open: it may be a holiday.
+        ("10:00:31", "09:29:59", False),
+        ("12:00:00", "11:29:59", False),
+        ("13:00:40", "11:29:59", False),
+        ("13:00:40", "13:00:01", True),
+        ("15:30:00", "14:56:59", False),
+    ],
+)
+def test_a_market_is_silent_in_trading_hours_only(call: Call, now: str, last: str, silent: bool) -> None:
+    at, before = (call("seconds_of", "20261130", clock) for clock in (now, last))
+
+    assert call("is_silent", at, before) is silent
