@@ -282,9 +282,17 @@ def side_of(item):
     return {48: 23, 49: 24}.get(flag, flag)
 
 
+def today():
+    return stamp(int(time.time() * 1000))[:8]
+
+
 def order_event(item, account, kind):
-    """Return identity and data of an order as it is now."""
-    date = words(item, "m_strInsertDate")
+    """Return identity and data of an order as it is now.
+
+    The identity has only what a callback and a list give alike, as far as it is known: a number of the counter belongs
+    to a day and, of futures, to an exchange.
+    """
+    date = words(item, "m_strInsertDate") or today()
     data = {
         "account_type": ACCOUNT_TYPES.get(kind, 0),
         "account_id": account,
@@ -307,14 +315,13 @@ def order_event(item, account, kind):
         "instrument_name": words(item, "m_strInstrumentName"),
     }
     name = data["order_sysid"] or "ref:" + words(item, "m_strOrderRef", "m_nRef")
-    cancelled = int(number(item, "m_dCancelAmount"))
-    event = "order/{}/{}/{}/{}/{}".format(date, name, data["order_status"], data["traded_volume"], cancelled)
-    return bounded(event), data
+    state = "{}/{}".format(data["order_status"], data["traded_volume"])
+    return bounded("order/{}/{}/{}/{}".format(date, data["stock_code"], name, state)), data
 
 
 def trade_event(item, account, kind):
     """Return identity and data of a fill."""
-    date = words(item, "m_strTradeDate")
+    date = words(item, "m_strTradeDate") or today()
     data = {
         "account_type": ACCOUNT_TYPES.get(kind, 0),
         "account_id": account,
@@ -1027,7 +1034,7 @@ class Bridge:
 
     def list_accounts(self):
         """Publish what the terminal lists of each account, as far as this connection has not seen it."""
-        day = stamp(int(time.time() * 1000))[:8]
+        day = today()
         states = []
         listed = []
         for account, kind in self.accounts:

@@ -88,7 +88,7 @@ def asset(call: Call, changed: str, **changes: object) -> str:
 def test_an_order_has_the_names_and_numbers_of_xttrader(call: Call) -> None:
     identity, data = order(call)
 
-    assert identity == "order/20261130/7001/50/0/0"
+    assert identity == "order/20261130/601898.SH/7001/50/0"
     assert data["order_id"] == 7001
     # 09:12:59 in Shanghai.
     assert data["order_time"] == 1796001179
@@ -102,9 +102,10 @@ def test_each_state_of_an_order_has_its_own_identity(call: Call) -> None:
         order(call)[0],
         order(call, m_nOrderStatus=55, m_nVolumeTraded=100)[0],
         order(call, m_nOrderStatus=55, m_nVolumeTraded=150)[0],
-        order(call, m_nOrderStatus=53, m_nVolumeTraded=150, m_dCancelAmount=50.0)[0],
+        order(call, m_nOrderStatus=53, m_nVolumeTraded=150)[0],
         order(call, m_strInsertDate="20261201")[0],
         order(call, m_strOrderSysID="7002")[0],
+        order(call, m_strExchangeID="SZ")[0],
     ]
 
     assert len(set(identities)) == len(identities)
