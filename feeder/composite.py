@@ -40,7 +40,7 @@ class Composite:
 
     def __init__(self, name: str, members: Sequence[Member]) -> None:
         self.name = name
-        self._members = members
+        self.members = members
         self.kinds = frozenset(kind for member in members for kind in member.source.kinds)
         self._shares: list[_Share] = []
         self._sink: Sink
@@ -50,15 +50,15 @@ class Composite:
     @property
     def simulated(self) -> bool:
         """Return whether data of any source is invented."""
-        return any(member.source.simulated for member in self._members)
+        return any(member.source.simulated for member in self.members)
 
     def start(self, sink: Sink) -> None:
         """Start all sources; those that were started are closed if one cannot be."""
         self._sink = sink
-        self._shares = [_Share(sink, self._report) for _ in self._members]
+        self._shares = [_Share(sink, self._report) for _ in self.members]
         started: list[Source] = []
         try:
-            for member, share in zip(self._members, self._shares, strict=True):
+            for member, share in zip(self.members, self._shares, strict=True):
                 member.source.start(share)
                 started.append(member.source)
         except BaseException:
@@ -84,15 +84,15 @@ class Composite:
 
     def upstream(self) -> int:
         """Return how many subscriptions all sources have."""
-        return sum(member.source.upstream() for member in self._members)
+        return sum(member.source.upstream() for member in self.members)
 
     def hung(self) -> str | None:
         """Return which call of any source does not return (see `Source`)."""
-        return next((hung for member in self._members if (hung := member.source.hung()) is not None), None)
+        return next((hung for member in self.members if (hung := member.source.hung()) is not None), None)
 
     def health(self) -> Health:
         """Return the SDK of the source that has one, and the pushers of all (see `Source`)."""
-        healths = [member.source.health() for member in self._members]
+        healths = [member.source.health() for member in self.members]
         sdk = next((each for each in healths if each.sdk or each.call is not None), healths[-1])
         days = [each.trading_day for each in healths if each.trading_day is not None]
         times: dict[str, Delays] = {}
@@ -105,26 +105,25 @@ class Composite:
     def capabilities(self) -> Mapping[str, str]:
         """Return what the sources can do: of a name that several have, what the first of them says."""
         found: dict[str, str] = {}
-        for member in reversed(self._members):
+        for member in reversed(self.members):
             found.update(member.source.capabilities())
         return found
 
     def close(self) -> None:
         """Close the sources, all at once, within two seconds."""
         threads = [
-            threading.Thread(target=_close, args=(member.source,), name="close", daemon=True)
-            for member in self._members
+            threading.Thread(target=_close, args=(member.source,), name="close", daemon=True) for member in self.members
         ]
         until = time.monotonic() + CLOSE_SECONDS
         for thread in threads:
             thread.start()
-        for thread, member in zip(threads, self._members, strict=True):
+        for thread, member in zip(threads, self.members, strict=True):
             thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
                 logger.warning("source %s does not close; it is left behind", member.source.name)
 
     def _of(self, parts: TopicParts) -> Source:
-        return next((member.source for member in self._members if member.serves(parts)), self._members[-1].source)
+        return next((member.source for member in self.members if member.serves(parts)), self.members[-1].source)
 
     def _report(self) -> None:
         """Publish the worst state and all accounts; called by any thread."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from feeder.push.lines import LINE_BYTES, Budget, Lines
@@ -20,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 # Lines that are taken before another connection has its turn: some 5 ms.
 TURN_LINES = 500
+# Lines after which the publisher's thread has its turn: it gives up the interpreter with each call of ZeroMQ, and would
+# get it back only after the switch interval while this thread computes.
+STINT_LINES = 128
 # Seconds until a message that found no room is tried again, and the pause after a turn of which parts had to wait.
 ROOM_SECONDS = 0.002
 # Bytes that wait for a pusher that does not read; more ends its connection. The demand of 100,000 topics takes 11 MB.
@@ -40,13 +45,19 @@ class Owner(Protocol):
     """What a connection belongs to."""
 
     def take(self, connection: Connection, message: Message) -> bool:
-        """Take a message; return False if it has to be offered again later. Raise `BadLine`."""
+        """Take a message; return False if it has to be offered again later. Raise `BadLine`.
+
+        It may give the connection another `taker` for the messages that follow.
+        """
 
     def refused(self, connection: Connection, bad: BadLine) -> None:
         """Note that a line of it was refused."""
 
     def lost(self, connection: Connection) -> None:
         """Note that the other end is gone; not called after `end`."""
+
+    def give_way(self) -> None:
+        """Let the publisher's thread publish what was taken."""
 
     def is_crowded(self) -> bool:
         """Return whether the inbox has no room, so that the publisher's thread needs the time more."""
@@ -67,6 +78,9 @@ class Connection(asyncio.Protocol):
         # A message that found no room, and whether a turn is planned.
         self._held: Message | None = None
         self._planned = False
+        self._is_paused = False
+        # What takes the messages: the owner, until it names another one.
+        self.taker: Callable[[Message], bool] = partial(owner.take, self)
         self._budget = Budget(ERRORS_A_SECOND)
         # Nothing more is taken; the transport is gone.
         self.is_ended = False
@@ -89,8 +103,9 @@ class Connection(asyncio.Protocol):
         else:
             self._until_hello = self._loop.call_later(HELLO_SECONDS, self.end)
 
-    def welcomed(self) -> None:
-        """Note that the hello has come."""
+    def welcomed(self, taker: Callable[[Message], bool]) -> None:
+        """Note that the hello has come; `taker` takes all that follows."""
+        self.taker = taker
         self._lines.limit = LINE_BYTES
         self.arrived.set()
         if self._until_hello is not None:
@@ -165,56 +180,50 @@ class Connection(asyncio.Protocol):
 
     def _work(self) -> None:
         self._planned = False
-        for _ in range(TURN_LINES):
+        waiting = self._waiting
+        done = 0
+        for done in range(TURN_LINES):
             if self.is_ended:
                 return
-            message, self._held = self._held, None
-            if message is None:
-                if not self._waiting:
-                    break
-                message = self._next()
+            if done % STINT_LINES == STINT_LINES - 1:
+                self._owner.give_way()
+            try:
+                message, self._held = self._held, None
                 if message is None:
-                    continue
-            if not self._take(message):
-                self._held = message
-                self._plan(ROOM_SECONDS)
-                return
+                    if not waiting:
+                        break
+                    line = waiting.popleft()
+                    self.number += 1
+                    if line is None:
+                        raise BadLine("too_long", f"a line has at most {self._lines.limit:,} bytes")
+                    self.line_bytes = len(line)
+                    message = decode(line)
+                if not self.taker(message):
+                    self._held = message
+                    self._plan(ROOM_SECONDS)
+                    return
+            except BadLine as bad:
+                self._owner.refused(self, bad)
+            except Exception as exc:
+                # One line costs neither the connection nor the feeder.
+                untold = _failures.note(b"line", clock.monotonic())
+                if untold is not None:
+                    logger.exception("a line of a pusher could not be handled (%d more were not logged)", untold)
+                self._owner.refused(self, BadLine("bad_request", f"it cannot be handled: {type(exc).__name__}"))
         if self.is_ended:
             return
-        if self._waiting or self._owner.is_crowded():
-            self._plan(ROOM_SECONDS if self._owner.is_crowded() else 0)
-        else:
+        # The publisher's thread needs the time more: what came is taken, and the next bytes are read after a pause.
+        is_crowded = bool(done) and self._owner.is_crowded()
+        if waiting or is_crowded:
+            self._plan(ROOM_SECONDS if is_crowded else 0)
+        elif self._is_paused:
+            self._is_paused = False
             self._transport.resume_reading()
 
     def _plan(self, seconds: float) -> None:
-        self._planned = True
+        self._planned = self._is_paused = True
         self._transport.pause_reading()
         self._loop.call_later(seconds, self._work)
-
-    def _next(self) -> Message | None:
-        line = self._waiting.popleft()
-        self.number += 1
-        try:
-            if line is None:
-                raise BadLine("too_long", f"a line has at most {self._lines.limit:,} bytes")
-            self.line_bytes = len(line)
-            return decode(line)
-        except BadLine as bad:
-            self._owner.refused(self, bad)
-            return None
-
-    def _take(self, message: Message) -> bool:
-        try:
-            return self._owner.take(self, message)
-        except BadLine as bad:
-            self._owner.refused(self, bad)
-        except Exception as exc:
-            # One line costs neither the connection nor the feeder.
-            untold = _failures.note(b"line", clock.monotonic())
-            if untold is not None:
-                logger.exception("a line of a pusher could not be handled (%d more since the last such line)", untold)
-            self._owner.refused(self, BadLine("bad_request", f"it cannot be handled: {type(exc).__name__}"))
-        return True
 
     def _clear(self) -> None:
         self._waiting.clear()

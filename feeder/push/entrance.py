@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 # conflated go: some 40 and 80 ms of the publisher's time.
 ROOM = 2000
 EVENT_ROOM = 4000
+# Messages that may be queued when this thread goes on after a stint, and the longest wait for that.
+_LEFT = 16
+_WAY_SECONDS = 0.005
 # Records between two looks at the room.
 _LOOK_EVERY = 50
 # Conflated records that are published between two looks.
@@ -49,8 +52,10 @@ _NS_PER_MS = 1_000_000
 class Entrance:
     """Takes records, and publishes each at most once."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, on_waiting: Callable[[], None]) -> None:
+        """Publish to `sink`; `on_waiting` is called when something waits, and `flush` has to be called."""
         self._sink = sink
+        self._on_waiting = on_waiting
         self._waiting = Conflation()
         self._identities = Identities()
         self._is_restored = False
@@ -62,6 +67,10 @@ class Entrance:
         """Return whether conflated records wait for room."""
         return bool(self._waiting)
 
+    def give_way(self) -> None:
+        """Wait for a moment until the publisher's thread has published most of what is queued."""
+        self._sink.wait_room(_LEFT, _WAY_SECONDS)
+
     def is_crowded(self) -> bool:
         """Return whether the inbox has no room for quotes."""
         return bool(self._waiting) or not self._sink.wait_room(ROOM, 0)
@@ -69,10 +78,13 @@ class Entrance:
     def market(self, route: Route, body: dict[str, Any], received_ns: int, standing: Standing) -> bool:
         """Publish a record of market data, or let it wait; return False if it has to come again. Raise `BadLine`."""
         if route.may_wait:
-            if self._waiting or not self._has_room():
+            if self._left and not self._waiting.size:
+                self._left -= 1
+            elif self._waiting.size or not self._has_room():
                 if self._waiting.is_full:
                     return False
                 standing.conflated += self._waiting.put(route, body, received_ns)
+                self._on_waiting()
                 return True
         elif not self._sink.wait_room(EVENT_ROOM, 0):
             return False
@@ -151,11 +163,9 @@ class Entrance:
         self._is_restored = True
 
     def _has_room(self) -> bool:
-        if not self._left:
-            if not self._sink.wait_room(ROOM, 0):
-                return False
-            self._left = _LOOK_EVERY
-        self._left -= 1
+        if not self._sink.wait_room(ROOM, 0):
+            return False
+        self._left = _LOOK_EVERY - 1
         return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,7 +16,7 @@ from feeder.push.route import Route, encoded
 from feeder.push.spoken import read_topic
 from feeder.push.standing import Standing
 from qmt_bridge.wire.source_history import HISTORY_BYTES
-from qmt_bridge.wire.topics import Kind, Topic
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 # Bytes of the topics that are remembered as they were spelled; more are read anew.
 _ROUTE_BYTES = 16 * 1024 * 1024
@@ -65,7 +65,8 @@ class Pusher:
         standing: Standing,
         offer: Offer,
         entrance: Entrance,
-        is_wanted: Callable[[Topic], bool],
+        wanted: Mapping[Topic, TopicParts],
+        downloads: MutableMapping[Topic, str],
         *,
         has_history: bool,
     ) -> None:
@@ -77,7 +78,8 @@ class Pusher:
         # By the number of the question.
         self.asked: dict[int, Asked] = {}
         self._entrance = entrance
-        self._is_wanted = is_wanted
+        self._wanted = wanted
+        self._downloads = downloads
         self._routes: dict[bytes, Route] = {}
         self._route_bytes = 0
         # Snapshots that have begun, and the topics whose snapshot has come.
@@ -88,12 +90,10 @@ class Pusher:
         """Take a record; return False if it has to come again. Raise `BadLine`."""
         spelled = bytes(record.topic)
         route = self._routes.get(spelled) or self._route(spelled)
-        received_ns = self._received(record.time)
-        if route.kind is Kind.TRADE:
-            return self._take_trade(route, record, received_ns)
-        if not self._is_wanted(route.topic):
-            # Its unsubscribe is under way.
-            return True
+        now = self.connection.received_ns
+        received_ns = now if record.time is None else _received(record.time, now)
+        if route.topic not in self._wanted:
+            return self._take_other(route, record, received_ns)
         body = route.body(record.data)
         if route.kind is Kind.WHOLE and (record.more or route.topic not in self._begun):
             taken = self._take_part(route, body, received_ns, more=record.more)
@@ -122,19 +122,19 @@ class Pusher:
         route = self._routes[spelled] = Route(topic, parts)
         return route
 
-    def _received(self, time: object) -> int:
-        """Return when a record was received, in ns since 1970; raise `BadLine` for a time that is none."""
-        now = self.connection.received_ns
-        if time is None:
-            return now
-        if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < math.inf:
-            raise BadLine("bad_request", "time: expected milliseconds since 1970")
-        # The clock of another machine may be ahead.
-        return min(now, int(time * _NS_PER_MS))
-
-    def _take_trade(self, route: Route, record: Record, received_ns: int) -> bool:
-        time_ms = received_ns // _NS_PER_MS
-        taken = self._entrance.trade(route.code, record.event, record.id, record.data, (time_ms, received_ns))
+    def _take_other(self, route: Route, record: Record, received_ns: int) -> bool:
+        """Take what needs no subscription; leave out a record whose unsubscribe is under way."""
+        taken = True
+        if route.kind is Kind.TRADE:
+            at = received_ns // _NS_PER_MS, received_ns
+            taken = self._entrance.trade(route.code, record.event, record.id, record.data, at)
+        elif route.kind is Kind.DOWNLOAD and self._downloads.get(route.topic) == self.name:
+            taken = self._entrance.market(route, route.body(record.data), received_ns, self.standing)
+            if taken and "status" in record.data:
+                # Its end.
+                del self._downloads[route.topic]
+        else:
+            return True
         self.standing.records += taken
         return taken
 
@@ -155,3 +155,11 @@ class Pusher:
         self._snapshots.pop(route.topic, None)
         self._begun.add(route.topic)
         return True
+
+
+def _received(time: object, now: int) -> int:
+    """Return when a record was received, in ns since 1970; raise `BadLine` for a time that is none."""
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < math.inf:
+        raise BadLine("bad_request", "time: expected milliseconds since 1970")
+    # The clock of another machine may be ahead.
+    return min(now, int(time * _NS_PER_MS))

@@ -10,6 +10,7 @@ import hmac
 import logging
 import threading
 from collections.abc import Mapping
+from functools import partial
 
 from feeder.push.connection import Connection
 from feeder.push.entrance import Entrance
@@ -54,6 +55,7 @@ FLUSH_SECONDS = 0.002
 HISTORY_SECONDS = 55.0
 # Seconds after a hello before topics that no pusher serves are refused: another one may be about to connect.
 DECIDE_SECONDS = 2.0
+_UNSERVED = "no pusher that is connected serves it"
 _NS_PER_MS = 1_000_000
 
 
@@ -66,7 +68,7 @@ class Pushers:
         self._key = key.encode()
         self._epoch = epoch
         self._loop: asyncio.AbstractEventLoop
-        self._entrance = Entrance(sink)
+        self._entrance = Entrance(sink, self._flush_later)
         self._standings = Standings(permits, _now_ms())
         self._pushers: dict[str, Pusher] = {}
         self._by_connection: dict[Connection, Pusher] = {}
@@ -82,7 +84,7 @@ class Pushers:
         self._heartbeat_at = 0.0
         # Read by other threads: replaced as a whole.
         self.listed: tuple[PusherState, ...] = ()
-        self.served: Mapping[Kind, str] = {}
+        self.served: Mapping[Kind, str] = dict.fromkeys(SERVED, _UNSERVED)
         self.simulated = False
 
     # -- Of the thread
@@ -156,23 +158,10 @@ class Pushers:
     # -- Of the connections (`feeder.push.connection.Owner`)
 
     def take(self, connection: Connection, message: Message) -> bool:
-        """Take a message (see `Owner`)."""
-        pusher = self._by_connection.get(connection)
-        if isinstance(message, Record):
-            if pusher is not None:
-                taken = pusher.take(message)
-                if self._entrance.has_waiting and not self._flushing:
-                    self._flush_later()
-                if taken and pusher.name in self._downloads.values():
-                    self._note_end(message, pusher)
-                return taken
+        """Take a hello (see `Owner`); what follows has a shorter way."""
+        if not isinstance(message, Hello):
             raise BadLine("bad_request", "the first line has to be the hello")
-        if pusher is None:
-            if not isinstance(message, Hello):
-                raise BadLine("bad_request", "the first line has to be the hello")
-            self._welcome(connection, message)
-            return True
-        self._handle(pusher, message)
+        self._welcome(connection, message)
         return True
 
     def refused(self, connection: Connection, bad: BadLine) -> None:
@@ -194,6 +183,10 @@ class Pushers:
         pusher = self._by_connection.get(connection)
         if pusher is not None:
             self._leave(pusher, bye=False)
+
+    def give_way(self) -> None:
+        """Let the publisher's thread publish (see `Owner`)."""
+        self._entrance.give_way()
 
     def is_crowded(self) -> bool:
         """Return whether the inbox has no room (see `Owner`)."""
@@ -226,9 +219,11 @@ class Pushers:
 
     def _admit(self, connection: Connection, hello: Hello, offer: Offer) -> None:
         standing = self._standings.welcome(hello.name, offer, _now_ms(), simulated=hello.simulated)
-        pusher = Pusher(connection, standing, offer, self._entrance, self._is_wanted, has_history=hello.history)
+        pusher = Pusher(
+            connection, standing, offer, self._entrance, self._wanted, self._downloads, has_history=hello.history
+        )
         self._pushers[hello.name] = self._by_connection[connection] = pusher
-        connection.welcomed()
+        connection.welcomed(partial(self._take, pusher))
         # Before the welcome is read, what other threads read says so too.
         self._show()
         logger.info("pusher %s is connected: %s", hello.name, shown_hello(hello))
@@ -266,6 +261,12 @@ class Pushers:
             self._decide()
 
     # -- What a pusher says
+
+    def _take(self, pusher: Pusher, message: Message) -> bool:
+        if type(message) is Record:
+            return pusher.take(message)
+        self._handle(pusher, message)
+        return True
 
     def _handle(self, pusher: Pusher, message: Message) -> None:
         match message:
@@ -333,17 +334,7 @@ class Pushers:
         del pusher.asked[message.id]
         self._sink.give_history(message.id, asked.bodies, asked.from_ms)
 
-    def _note_end(self, message: Record, pusher: Pusher) -> None:
-        """Forget a download of which the end was published."""
-        if isinstance(message.data, dict) and "status" in message.data:
-            route = pusher.served(bytes(message.topic))
-            if route.kind is Kind.DOWNLOAD:
-                self._downloads.pop(route.topic, None)
-
     # -- Demand
-
-    def _is_wanted(self, topic: Topic) -> bool:
-        return topic in self._wanted or topic in self._downloads
 
     def _server_of(self, parts: TopicParts) -> Pusher | None:
         return next((each for each in self._pushers.values() if each.offer.serves(parts)), None)
@@ -412,8 +403,9 @@ class Pushers:
         self._show()
 
     def _flush_later(self) -> None:
-        self._flushing = True
-        self._loop.call_later(FLUSH_SECONDS, self._flush)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_later(FLUSH_SECONDS, self._flush)
 
     def _flush(self) -> None:
         self._entrance.flush()
@@ -439,7 +431,7 @@ class Pushers:
         silent = {name: round(each.connection.silent(now), 1) for name, each in self._pushers.items()}
         self.listed = self._standings.listed(silent)
         self.simulated = self._standings.simulated
-        served = dict.fromkeys(SERVED, "no pusher that is connected serves it")
+        served = dict.fromkeys(SERVED, _UNSERVED)
         for each in self._pushers.values():
             served.update(dict.fromkeys(each.offer.markets, ""))
         self.served = served

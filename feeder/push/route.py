@@ -18,7 +18,7 @@ Version = tuple[object, str, object]
 class Route:
     """One topic of a pusher."""
 
-    __slots__ = ("_fields", "code", "kind", "parts", "topic", "versions")
+    __slots__ = ("_fields", "code", "is_listed", "kind", "may_wait", "parts", "topic", "versions")
 
     def __init__(self, topic: Topic, parts: TopicParts) -> None:
         self.topic = topic
@@ -26,19 +26,18 @@ class Route:
         self.kind = parts.kind
         self.code = parts.name
         self.versions: Versions = parts.behaviour.versions
+        # Whether a newer record may replace an older one.
+        self.may_wait = self.versions != "none"
+        # Whether its records are in a list.
+        self.is_listed = parts.kind is Kind.QUOTE or parts.kind is Kind.L2
         self._fields: dict[str, object] = {}
         if parts.kind is Kind.FORMULA:
             spec = formula_spec(parts)
             self._fields = {"formula_name": spec.formula_name, "stock_code": spec.stock_code}
 
-    @property
-    def may_wait(self) -> bool:
-        """Return whether a newer record may replace an older one."""
-        return self.versions != "none"
-
     def body(self, data: Any) -> dict[str, Any]:
         """Return the object that is published of the `data` of a record; raise `BadLine`."""
-        if self.kind is Kind.QUOTE or self.kind is Kind.L2:
+        if self.is_listed:
             if type(data) is dict:
                 return {self.code: [data]}
             if type(data) is list and data and all(type(each) is dict for each in data):

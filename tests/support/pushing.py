@@ -22,7 +22,6 @@ from qmt_bridge.wire.requests import CatchUp, TopicState, decode_reply, encode_a
 from qmt_bridge.wire.topics import STATUS_TOPIC
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
 from tests.support.rig import DEADLINE, Rig
-from tests.support.waiting import wait_for
 
 # Without a key Wine would look for the user of each connection, which it does not tell.
 KEY = "a-key-of-the-tests"
@@ -117,6 +116,7 @@ class Consumer:
         self.frames: list[frames.Frame] = []
         self._asks = sockets.connect_dealer(self._context, publisher.ask_addr, None)
         self._number = 0
+        self._trades: list[zmq.Socket[bytes]] = []
         self.want(STATUS_TOPIC, *topics)
 
     def want(self, *topics: str) -> None:
@@ -132,6 +132,7 @@ class Consumer:
         """Return a SUB of trade events."""
         found = sockets.connect_subscriber(self._context, feeder.publisher.trade_addr, None)
         found.subscribe("trade/")
+        self._trades.append(found)
         return found
 
     def read(self) -> bool:
@@ -153,7 +154,10 @@ class Consumer:
 
     def until(self, condition: Any, what: str = "a message") -> None:
         """Read until a condition holds."""
-        wait_for(lambda: condition() or (self.read() and condition()), lambda: f"{what}: {self.bodies[-3:]}")
+        until = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < until, f"waited too long for {what}: {self.bodies[-3:]}"
+            self.read()
 
     def body(self) -> tuple[str, Any]:
         """Return the next message."""
@@ -187,17 +191,13 @@ class Consumer:
         self._context.destroy(linger=0)
 
 
-class Desk:
-    """A feeder with the source `push`, or with it and the simulator, and what a test connects to it."""
+class Pushed:
+    """A feeder with pushers, and what a test connects to it."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.push = PushSource(config)
-        self.feeder = Feeder(config, self.push)
+    def __init__(self, feeder: Feeder, push: PushSource) -> None:
+        self.push = push
+        self.feeder = feeder
         self._closing: list[Pusher | Consumer] = []
-
-    def start(self) -> None:
-        self.feeder.start()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -227,8 +227,23 @@ class Desk:
         return consumer
 
     def close(self) -> None:
+        """Close what was connected."""
         for each in self._closing:
             each.close()
+
+
+class Desk(Pushed):
+    """A feeder whose source is `push`."""
+
+    def __init__(self, config: Config) -> None:
+        push = PushSource(config)
+        super().__init__(Feeder(config, push), push)
+
+    def start(self) -> None:
+        self.feeder.start()
+
+    def close(self) -> None:
+        super().close()
         self.feeder.stop()
 
 

@@ -1,0 +1,258 @@
+"""Who reaches the address of pushers: other users, keys, TLS, local sockets, and addresses that cannot be had."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import ssl
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feeder.push import listener
+from feeder.push.listener import Listener
+from qmt_bridge.config import Config, hidden
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.process import peer
+from tests.support.authority import Authority
+from tests.support.pushing import KEY, Desk, Pusher, config_in, desk
+from tests.support.rig import DEADLINE
+from tests.support.waiting import wait_for
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="of Linux: it tells the user of a connection in a file")
+AS_ROOT = pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root to be another user")
+UNIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no local sockets here")
+
+
+def said_as_another(running: Desk, key: str = "") -> dict[str, Any]:
+    """Return what a program of another user is told."""
+    told: list[dict[str, Any] | None] = []
+
+    def say() -> None:
+        # Of this thread alone; a socket belongs to the user who makes it.
+        ctypes.CDLL(None).setfsuid(65534)
+        told.append(running.connect().hello(key=key))
+
+    thread = threading.Thread(target=say)
+    thread.start()
+    thread.join(DEADLINE)
+    assert told[0] is not None
+    return told[0]
+
+
+@LINUX
+def test_without_a_key_this_user_may_connect(tmp_path: Path) -> None:
+    with desk(tmp_path, push_key="") as running:
+        running.pusher()
+
+
+@LINUX
+@AS_ROOT
+def test_without_a_key_another_user_is_refused(tmp_path: Path) -> None:
+    with desk(tmp_path, push_key="") as running:
+        told = said_as_another(running)
+        assert (told["type"], told["code"]) == ("refused", "forbidden")
+        assert "set push_key" in str(told["error"])
+        running.pusher()
+
+
+@LINUX
+@AS_ROOT
+def test_with_the_key_another_user_may_connect(tmp_path: Path) -> None:
+    with desk(tmp_path) as running:
+        assert said_as_another(running, KEY)["type"] == "welcome"
+
+
+def test_where_the_system_does_not_tell_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "is_ours", lambda *ends: None)
+    with desk(tmp_path, push_key="") as running:
+        refused = running.connect().line()
+        assert refused is not None
+        assert refused["code"] == "forbidden"
+        assert "does not tell" in refused["error"]
+
+
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:9C40 0100007F:15B8 06 00000000:00000000 00:00000000 00000000     0        0 0 1
+   1: 0100007F:9C41 0100007F:15B8 01 00000000:00000000 00:00000000 00000000  1000        0 777 1
+   2: 0100007F:15B8 0100007F:9C41 01 00000000:00000000 00:00000000 00000000  1001        0 778 1
+   3: 0100007F:9C42 0100007F:15B8 01 00000000:00000000 00:00000000 00000000  1000        0 0 1
+   4: 0000000000000000FFFF00000100007F:9C43 0000000000000000FFFF00000100007F:15B8 01 0:0 00:0 0  1002        0 9 1
+   5: 00000000000000000000000001000000:9C44 00000000000000000000000001000000:15B8 01 0:0 00:0 0  1003        0 9 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "user"),
+    [
+        pytest.param("127.0.0.1", 0x9C41, 1000, id="established"),
+        pytest.param("127.0.0.1", 0x9C40, None, id="closed"),
+        pytest.param("127.0.0.1", 0x9C42, None, id="of-no-process"),
+        pytest.param("127.0.0.1", 0x9C43, 1002, id="mapped"),
+        pytest.param("::1", 0x9C44, 1003, id="ipv6"),
+        pytest.param("127.0.0.1", 0x9C45, None, id="unknown"),
+    ],
+)
+@pytest.mark.skipif(sys.byteorder != "little", reason="the table is that of a little-endian machine")
+def test_the_user_of_a_connection_stands_in_the_table(host: str, port: int, user: int | None) -> None:
+    assert peer.owner_in(TABLE.splitlines(), (host, port), (host, 0x15B8)) == user
+
+
+def test_a_process_of_its_own_tells_the_user_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            there, here = accepted.getpeername(), accepted.getsockname()
+            assert client.getsockname() == there
+            if peer.is_ours(there, here):
+                monkeypatch.setattr(sys, "platform", "darwin")
+                assert peer.is_ours(there, here)
+            monkeypatch.setattr(sys, "platform", "darwin")
+            monkeypatch.setattr(peer, "_LIMIT", 0.0)
+            assert peer.is_ours(there, here) is None
+
+
+@UNIX
+def test_a_local_socket_of_the_own_folder_is_open(tmp_path: Path) -> None:
+    folder = tmp_path / "private"
+    folder.mkdir(mode=0o700)
+    path = folder / "push.sock"
+    # The socket of a feeder that was killed.
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    config = config_in(tmp_path, push_addr=f"ipc://{path}", push_key="")
+    running = Desk(config)
+    running.start()
+    try:
+        connected = socket.socket(socket.AF_UNIX)
+        connected.connect(str(path))
+        pusher = Pusher(connected)
+        assert pusher.hello()["type"] == "welcome"
+        with pytest.raises(ConfigError, match="already in use"):
+            Listener(config)
+        pusher.close()
+    finally:
+        running.close()
+    assert not path.exists()
+
+
+@UNIX
+def test_a_folder_of_all_users_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    with pytest.raises(ConfigError, match="another user could connect"):
+        Listener(Config(push_addr=f"ipc://{folder}/push.sock"))
+    (tmp_path / "file").touch()
+    tmp_path.chmod(0o700)
+    with pytest.raises(ConfigError, match="it is a file"):
+        Listener(Config(push_addr=f"ipc://{tmp_path}/file"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "reason"),
+    [
+        pytest.param({"push_addr": "tcp://0.0.0.0:0"}, "push_addr", "set push_key", id="no-key"),
+        pytest.param({"push_addr": "tcp://*:0", "push_key": KEY}, "push_addr", "set tls_cert and tls_key", id="no-tls"),
+        pytest.param({"push_key": "short"}, "push_key", "16 or more", id="short-key"),
+        pytest.param({"push_addr": "inproc://push"}, "push_addr", "expected tcp://", id="inproc"),
+    ],
+)
+def test_settings_that_would_be_open_are_refused(settings: dict[str, str], name: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as raised:
+        Listener(Config(**settings))
+    assert raised.value.setting == name
+    assert "short" not in raised.value.reason
+
+
+def test_a_taken_port_is_told_with_its_holder(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError) as raised:
+            Listener(Config(push_addr=address))
+    assert raised.value.reason.startswith(f"cannot listen on {address}: Address already in use")
+    if sys.platform == "linux":
+        assert f"(pid {os.getpid()}" in raised.value.reason
+
+
+def test_the_key_is_no_flag_and_in_no_log() -> None:
+    config = Config(push_key=KEY)
+    assert KEY in hidden(config)
+    assert KEY not in repr(config)
+
+
+class Secure:
+    """A feeder whose pushers come by TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority(folder)
+        self.authority.issue()
+        self.config = config_in(folder, push_addr="tcp://0.0.0.0:0", **self.authority.settings)
+
+    def context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.authority.ca))
+
+
+def test_off_the_machine_pushers_come_by_tls(tmp_path: Path) -> None:
+    secure = Secure(tmp_path)
+    running = Desk(secure.config)
+    running.start()
+    try:
+        port = running.address[1]
+        for key, answer in ((KEY, "welcome"), ("another-key-of-nobody", "refused")):
+            plain = socket.create_connection(("127.0.0.1", port), DEADLINE)
+            pusher = Pusher(secure.context().wrap_socket(plain, server_hostname="localhost"))
+            assert pusher.hello(key=key)["type"] == answer
+            if answer == "refused":
+                assert pusher.line() is None
+                pusher.close()
+            else:
+                good = pusher
+        # Without TLS nothing is said, and the key is not taken.
+        clear = Pusher(socket.create_connection(("127.0.0.1", port), DEADLINE))
+        clear.say({"type": "hello", "protocol": 1, "name": "clear", "kinds": ["l2"], "key": KEY})
+        while clear.socket.recv(100):
+            pass
+        assert [each.name for each in running.push.health().pushers] == ["desk"]
+        clear.close()
+        # Much at once, as a pusher sends it.
+        good.raw(b'{"type":"heartbeat"}\n' * 20_000)
+        good.say({"type": "nonsense"})
+        assert good.until("error")["line"] == 20_002
+        good.close()
+    finally:
+        running.close()
+
+
+def test_handshakes_that_do_not_end_hold_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "ARRIVAL_SECONDS", 0.05)
+    secure = Secure(tmp_path)
+    running = Desk(secure.config)
+    running.start()
+    try:
+        port = running.address[1]
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+        plain = socket.create_connection(("127.0.0.1", port), DEADLINE)
+        pusher = Pusher(secure.context().wrap_socket(plain, server_hostname="localhost"))
+        assert pusher.hello()["type"] == "welcome"
+        for each in (*idle, pusher):
+            each.close()
+    finally:
+        running.close()
+
+
+def test_the_end_takes_no_two_seconds(tmp_path: Path) -> None:
+    with desk(tmp_path) as running:
+        pushers = [running.pusher(name=f"p{number}", kinds=["trade"], accounts=[str(number)]) for number in range(9)]
+        arriving = running.connect()
+        thread = running.push._thread
+        running.push.close()
+        assert not thread.is_alive()
+        wait_for(lambda: all(pusher.line() is None for pusher in (*pushers, arriving)), "the end")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(running.address, DEADLINE)
