@@ -215,7 +215,11 @@ def records_of(value):
 def read(item, *names):
     """Return the first of these fields of an object of the terminal that it has, as plain value, or None."""
     for name in names:
-        value = getattr(item, name, None)
+        try:
+            value = getattr(item, name, None)
+        except UnicodeDecodeError as exc:
+            # A native object decodes its text when it is read; brokers write GBK.
+            value = exc.object
         if value is not None:
             return plain(value)
     return None

@@ -401,6 +401,15 @@ def test_a_snapshot_is_complete_before_its_changes(
     ]
 
 
+def test_a_text_in_gbk_is_read() -> None:
+    class Native:
+        @property
+        def m_strRemark(self) -> str:
+            return "备注".encode("gbk").decode("utf-8")
+
+    assert loaded().words(Native(), "m_strRemark") == "备注"
+
+
 def test_a_silent_market_is_told_and_its_return(monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = loaded()
     bridge = strategy.Bridge(SimpleNamespace(), [])
