@@ -71,6 +71,9 @@ PIECE = 300  # Codes of one get_full_tick, ticks of one line.
 DEAF_SECONDS = 30.0  # The feeder sends a line every 5 s.
 CONNECT_SECONDS = 10.0
 SHANGHAI = 8 * 3600
+# Seconds without any tick of a whole market, in its continuous trading, until it is told as silent.
+SILENCE_SECONDS = 30
+SESSIONS = ((9 * 3600 + 1800, 11 * 3600 + 1800), (13 * 3600, 14 * 3600 + 57 * 60))
 
 # The terminal's name of each period of ours [3]. Level 2 needs an entitlement.
 PERIODS = {p: p for p in ("tick", "1m", "5m", "15m", "30m", "1h", "1d", "1w", "1mon", "1q", "1hy", "1y")}
@@ -212,7 +215,11 @@ def records_of(value):
 def read(item, *names):
     """Return the first of these fields of an object of the terminal that it has, as plain value, or None."""
     for name in names:
-        value = getattr(item, name, None)
+        try:
+            value = getattr(item, name, None)
+        except UnicodeDecodeError as exc:
+            # A native object decodes its text when it is read; brokers write GBK.
+            value = exc.object
         if value is not None:
             return plain(value)
     return None
@@ -237,6 +244,18 @@ def seconds_of(date, clock):
     clock = re.sub("[^0-9]", "", text_of(clock))
     found = moment(text_of(date) + (clock[:6].rjust(6, "0") if clock else ""))
     return found // 1000 if found else 0
+
+
+def is_silent(now, last):
+    """Return whether a market that had ticks in this session has none any more; times in seconds since 1970.
+
+    The terminal does not say that it has lost its quote server. A day without any tick may be a holiday.
+    """
+    clock = (now + SHANGHAI) % 86400
+    for begin, end in SESSIONS:
+        if begin <= clock < end:
+            return last >= now - (clock - begin) and now - last > SILENCE_SECONDS
+    return False
 
 
 def digest(*values):
@@ -267,9 +286,17 @@ def side_of(item):
     return {48: 23, 49: 24}.get(flag, flag)
 
 
+def today():
+    return stamp(int(time.time() * 1000))[:8]
+
+
 def order_event(item, account, kind):
-    """Return identity and data of an order as it is now."""
-    date = words(item, "m_strInsertDate")
+    """Return identity and data of an order as it is now.
+
+    The identity has only what a callback and a list give alike, as far as it is known: a number of the counter belongs
+    to a day and, of futures, to an exchange.
+    """
+    date = words(item, "m_strInsertDate") or today()
     data = {
         "account_type": ACCOUNT_TYPES.get(kind, 0),
         "account_id": account,
@@ -292,14 +319,13 @@ def order_event(item, account, kind):
         "instrument_name": words(item, "m_strInstrumentName"),
     }
     name = data["order_sysid"] or "ref:" + words(item, "m_strOrderRef", "m_nRef")
-    cancelled = int(number(item, "m_dCancelAmount"))
-    event = "order/{}/{}/{}/{}/{}".format(date, name, data["order_status"], data["traded_volume"], cancelled)
-    return bounded(event), data
+    state = "{}/{}".format(data["order_status"], data["traded_volume"])
+    return bounded("order/{}/{}/{}/{}".format(date, data["stock_code"], name, state)), data
 
 
 def trade_event(item, account, kind):
     """Return identity and data of a fill."""
-    date = words(item, "m_strTradeDate")
+    date = words(item, "m_strTradeDate") or today()
     data = {
         "account_type": ACCOUNT_TYPES.get(kind, 0),
         "account_id": account,
@@ -523,6 +549,8 @@ class Bridge:
         self.born = int(time.time() * 1000)
         self.list_at = 0.0
         self.states = None
+        self.ticked = 0.0  # When a market was called back, in seconds since 1970.
+        self.silent = False
 
     # Of the terminal's thread.
 
@@ -552,6 +580,7 @@ class Bridge:
             self.receive(now)
         if self.phase == "up":
             self.work(context, now)
+            self.watch(time.time())
             if not self.output and not self.waiting and now - self.spoke > self.silence / 3:
                 self.put(("heartbeat",), {"type": "heartbeat"})
         self.send(time.monotonic())
@@ -645,6 +674,7 @@ class Bridge:
         self.held_bytes = 0
         self.jobs.clear()
         self.listing = False
+        self.silent = False
         self.states = None
         for each in list(self.wanted.values()):
             self.forget(context, each)
@@ -751,6 +781,16 @@ class Bridge:
             # Several jobs take turns, so that a whole market does not delay a tick.
             self.jobs.append(job)
             self.send(time.monotonic())
+
+    def watch(self, now):
+        """Tell when a whole market of stocks becomes silent, and when it is not any more."""
+        markets = [each for each in self.wanted.values() if each.topic.get("code") in ("SH", "SZ")]
+        silent = bool(markets) and is_silent(now, self.ticked)
+        if silent != self.silent:
+            self.silent = silent
+            reason = "market_silent" if silent else None
+            state = {"type": "state", "state": "stale" if silent else "up", "reason": reason, "data_lost": not silent}
+            self.answer(state)
 
     def has(self, name):
         return hasattr(self.context, name) or named(name) is not None
@@ -998,7 +1038,7 @@ class Bridge:
 
     def list_accounts(self):
         """Publish what the terminal lists of each account, as far as this connection has not seen it."""
-        day = stamp(int(time.time() * 1000))[:8]
+        day = today()
         states = []
         listed = []
         for account, kind in self.accounts:
@@ -1134,6 +1174,8 @@ class Bridge:
     def note_market(self, wanted, data):
         if not wanted.alive or not isinstance(data, dict):
             return
+        if "." not in wanted.topic["code"]:
+            self.ticked = time.time()
         # They are read when they are sent: this may be a whole market, and the terminal's thread waits.
         for code, value in data.items():
             if wanted.held is not None:

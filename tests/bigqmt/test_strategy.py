@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -397,6 +398,39 @@ def test_a_snapshot_is_complete_before_its_changes(
         "600519.SH",
         "601898.SH",
         "000001.SH",
+    ]
+
+
+def test_a_text_in_gbk_is_read() -> None:
+    class Native:
+        @property
+        def m_strRemark(self) -> str:
+            return "备注".encode("gbk").decode("utf-8")
+
+    assert loaded().words(Native(), "m_strRemark") == "备注"
+
+
+def test_a_silent_market_is_told_and_its_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = loaded()
+    bridge = strategy.Bridge(SimpleNamespace(), [])
+    bridge.phase = "up"
+    # So that what is queued is not sent.
+    bridge.lock.acquire()
+    wanted = bridge.wanted["SH"] = strategy.Wanted("SH", {"kind": "whole", "code": "SH"})
+    clock = SimpleNamespace(now=1796004000.0)  # 10:00:00 in Shanghai.
+    monkeypatch.setattr(strategy, "time", SimpleNamespace(time=lambda: clock.now))
+    bridge.note_market(wanted, {})
+
+    for now in (1796004010, 1796004031, 1796004032):
+        bridge.watch(now)
+    clock.now = 1796004033.0
+    bridge.note_market(wanted, {})
+    bridge.watch(1796004034)
+
+    told = [json.loads(line) for line in bridge.waiting.values()]
+    assert [(line["state"], line["reason"], line["data_lost"]) for line in told] == [
+        ("stale", "market_silent", False),
+        ("up", None, True),
     ]
 
 

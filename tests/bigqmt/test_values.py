@@ -88,7 +88,7 @@ def asset(call: Call, changed: str, **changes: object) -> str:
 def test_an_order_has_the_names_and_numbers_of_xttrader(call: Call) -> None:
     identity, data = order(call)
 
-    assert identity == "order/20261130/7001/50/0/0"
+    assert identity == "order/20261130/601898.SH/7001/50/0"
     assert data["order_id"] == 7001
     # 09:12:59 in Shanghai.
     assert data["order_time"] == 1796001179
@@ -102,9 +102,10 @@ def test_each_state_of_an_order_has_its_own_identity(call: Call) -> None:
         order(call)[0],
         order(call, m_nOrderStatus=55, m_nVolumeTraded=100)[0],
         order(call, m_nOrderStatus=55, m_nVolumeTraded=150)[0],
-        order(call, m_nOrderStatus=53, m_nVolumeTraded=150, m_dCancelAmount=50.0)[0],
+        order(call, m_nOrderStatus=53, m_nVolumeTraded=150)[0],
         order(call, m_strInsertDate="20261201")[0],
         order(call, m_strOrderSysID="7002")[0],
+        order(call, m_strExchangeID="SZ")[0],
     ]
 
     assert len(set(identities)) == len(identities)
@@ -198,3 +199,22 @@ def test_a_number_that_json_does_not_have_is_null(call: Call) -> None:
 
 def test_a_moment_of_the_feeder_is_one_of_the_terminal(call: Call) -> None:
     assert call("stamp", 1708564379500) == "20240222091259"
+
+
+@pytest.mark.parametrize(
+    ("now", "last", "silent"),
+    [
+        ("10:00:31", "10:00:00", True),
+        ("10:00:29", "10:00:00", False),
+        # Nothing came since the open: it may be a holiday.
+        ("10:00:31", "09:29:59", False),
+        ("12:00:00", "11:29:59", False),
+        ("13:00:40", "11:29:59", False),
+        ("13:00:40", "13:00:01", True),
+        ("15:30:00", "14:56:59", False),
+    ],
+)
+def test_a_market_is_silent_in_trading_hours_only(call: Call, now: str, last: str, silent: bool) -> None:
+    at, before = (call("seconds_of", "20261130", clock) for clock in (now, last))
+
+    assert call("is_silent", at, before) is silent
