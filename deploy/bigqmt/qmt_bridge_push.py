@@ -101,7 +101,8 @@ ADVICE = {
     "lost": "与 feeder 的连接断开了，会自动重连：%s",
     "replaced": "另一个同名（NAME=%s）的终端或策略接替了本策略，本策略停止推送。",
     "taken": "feeder 拒绝：别的推送程序已经提供了同样的数据。请改 KINDS 或 MARKETS，或停掉另一个。%s",
-    "forbidden": "feeder 拒绝：KEY 不对，或者设置 pushers 不允许这个 NAME，或者 feeder 由另一个 Windows 用户运行。%s",
+    "forbidden": "feeder 拒绝：KEY 不对，或者设置 pushers 不允许这个 NAME，或者 feeder 由另一个用户运行、"
+    "终端以管理员身份运行（这时请给 feeder 设置 push_key，并填写 KEY）。%s",
     "unsupported": "feeder 拒绝：协议版本不同，请使用与 qmt-bridge 同一版本的本文件。%s",
     "bad_request": "feeder 拒绝了本策略的请求，请把这一行报告给 QMT Bridge：%s",
     "tls": "feeder 在另一台机器上（HOST=%s）或者 TLS 为 True 时，必须同时设置 TLS = True 和 KEY。改好后重新运行。",
