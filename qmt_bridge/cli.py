@@ -11,6 +11,7 @@ if __name__ == "__main__":
     # Before anything else is imported.
     prepare()
 
+import errno
 import os
 from typing import Any
 
@@ -23,7 +24,7 @@ from qmt_bridge.commands.mcp.command import mcp
 from qmt_bridge.commands.terminal.completion import completion
 from qmt_bridge.config import LANG_ENV
 from qmt_bridge.language import click_texts
-from qmt_bridge.language.catalog import speak
+from qmt_bridge.language.catalog import say, speak
 from qmt_bridge.language.choice import LANGUAGES, chosen_language
 from qmt_bridge.process.stop import interruptible
 from qmt_bridge.system import console
@@ -54,6 +55,11 @@ class _Commands(click.Group):
             except click.ClickException as exc:
                 click_texts.translate_error(exc)
                 raise
+            except OSError as exc:
+                # Of what is printed: the disk is full to which the output goes.
+                if exc.errno != errno.ENOSPC or exc.filename is not None:
+                    raise
+                raise click.ClickException(say(f"cannot write: {exc.strerror}")) from exc
 
 
 def _language(args: list[str]) -> tuple[str, list[str]]:

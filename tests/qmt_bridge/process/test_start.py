@@ -139,3 +139,35 @@ def test_the_banner_with_any_text_can_be_printed(encoding: str, tmp_path: Path) 
     assert b"  stop " in said, said
     assert b"UnicodeEncodeError" not in said
     assert is_shown(NAME, encoding, said)
+
+
+def run_in_shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = f'"{sys.executable}" -m qmt_bridge.cli '
+    return subprocess.run(
+        ["sh", "-c", line.replace("qmt-bridge ", command)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60 * SLOWNESS,
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="redirections of a shell of Unix")
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        # Its exit code depends on the machine.
+        pytest.param("qmt-bridge doctor >&-; true", 0, "", id="no-output"),
+        pytest.param("qmt-bridge init --source sim <&-", 1, "Aborted!", id="no-input"),
+        pytest.param("mkdir gone; cd gone; rmdir ../gone; qmt-bridge --version", 0, "", id="no-folder"),
+    ],
+)
+def test_a_process_without_streams_or_folder_goes_on(line: str, code: int, said: str, tmp_path: Path) -> None:
+    done = run_in_shell(line, tmp_path)
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_output_on_a_full_disk_is_an_error_in_one_line(tmp_path: Path) -> None:
+    done = run_in_shell("qmt-bridge completion bash >/dev/full", tmp_path)
+    assert (done.returncode, done.stderr) == (1, "Error: cannot write: No space left on device\n")
