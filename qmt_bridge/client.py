@@ -514,7 +514,7 @@ class QMTClient:
                 await self._tell(StreamState(taken.state, stream.path, "slow_callback", count=taken.skipped))
                 continue
             frame = _parse(taken)
-            verdict = stream.judge(frame)
+            verdict = _judged(stream, frame)
             while stream.news:
                 state = stream.news.pop(0)
                 if state.state == "skipped":
@@ -634,6 +634,15 @@ async def _drain(socket: ClientConnection) -> None:
     with suppress(ConnectionClosed):
         while True:
             await socket.recv(decode=False)
+
+
+def _judged(stream: Stream, frame: dict[str, Any]) -> Verdict:
+    try:
+        return stream.judge(frame)
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        # A gateway sends no such frame; another server, or one that is much newer, may.
+        told = f"the server sent a frame that cannot be read: {str(frame)[:80]!r}"
+        raise Disconnected(None, told) from exc
 
 
 def _parse(text: bytes) -> dict[str, Any]:

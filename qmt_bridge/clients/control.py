@@ -271,7 +271,10 @@ class Control:
         if not isinstance(number, str) or number not in self._changes:
             return False
         change = self._changes.pop(number)
-        self._take_answer(change, change.waiting.pop(number), answer)
+        try:
+            self._take_answer(change, change.waiting.pop(number), answer)
+        except (KeyError, TypeError):
+            change.answer.fail(ServerError("internal", "the answer of the server cannot be read", answer))
         if not change.waiting:
             change.end()
         return True

@@ -65,8 +65,12 @@ class Demand:
         if passed > self._heard:
             # A part of a message may be a cancel, and does not come here if the first part is none.
             self._heard = passed
-            self._doubted |= self._wanted
+            self.doubt_all()
         return bool(self._doubted)
+
+    def doubt_all(self) -> None:
+        """Doubt every topic: what was passed up is not known."""
+        self._doubted |= self._wanted
 
     def restore(self, up: zmq.Socket[bytes]) -> tuple[int, int]:
         """Ask about topics in doubt, and subscribe those again that are held; only while the proxy does not run.

@@ -56,7 +56,7 @@ class Relay:
         self._where = where
         self._links = links
         # Messages of a client that ended the proxy: see `_run`.
-        self.odd = 0
+        self.odd = self._odd_before = 0
         # Topics that were subscribed again: see `demand`.
         self.restored = 0
         self._told_at = -_TELL_SECONDS
@@ -78,6 +78,10 @@ class Relay:
     def look(self) -> None:
         """Read what the proxy has counted, and have it count again; call it every second."""
         self._read_counts()
+        if self.odd != self._odd_before:
+            # The counts of the proxy began anew in between.
+            self._odd_before = self.odd
+            self._demand.doubt_all()
         if self._demand.is_doubted(self._newest.demands):
             self._restore()
         self._steer(b"STATISTICS")
@@ -85,10 +89,12 @@ class Relay:
     def _restore(self) -> None:
         """Subscribe again what clients have cancelled that had not subscribed it."""
         self._stop()
-        held, passed = self._demand.restore(self.up)
+        try:
+            held, passed = self._demand.restore(self.up)
+        finally:
+            self._start()
         self.passed = self._before = self._before.plus(Passed(demands=passed))
         self.restored += held
-        self._start()
         now = clock.monotonic()
         if held and now >= self._told_at + _TELL_SECONDS:
             self._told_at = now

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 
 import pytest
+from websockets.asyncio.server import serve
 
 from qmt_bridge import BadRequest, Disconnected, QMTClient, ServerError, quote_topic, whole_topic
 from qmt_bridge.clients import control
@@ -310,6 +312,17 @@ def test_a_change_without_an_answer_ends_with_the_connection(action, ack):
     assert answer.result(0) == ack
 
 
+@pytest.mark.parametrize("told", [{"rejected": [5]}, {"rejected": [{"code": BAD}]}, {"added": 7}])
+def test_an_answer_that_cannot_be_read_fails_alone(told):
+    stream, answer = control.Control(Requests()), control.Answer()
+    change = control._Change(answer)
+    change.waiting["change-1"] = [A]
+    stream._changes["change-1"] = change
+    assert stream.take(json.dumps({"type": "subscribed", "id": "change-1", **told}).encode())
+    with pytest.raises(ServerError, match="cannot be read"):
+        answer.result(0)
+
+
 async def test_a_change_that_fails_on_its_loop_is_made_once():
     made = []
 
@@ -323,3 +336,16 @@ async def test_a_change_that_fails_on_its_loop_is_made_once():
         stream._call(fail)
     await asyncio.sleep(0)
     assert made == [None]
+
+
+@pytest.mark.parametrize("odd", [{"type": "snapshot_end", "codes": 5}, {"type": "error", "symbols": 5, "code": "x"}])
+async def test_a_frame_that_cannot_be_read_ends_its_stream(odd):
+    async def play(connection):
+        await connection.recv()
+        await connection.send(json.dumps(odd))
+        await connection.wait_closed()
+
+    async with serve(play, "127.0.0.1", 0, subprotocols=["qmt.v1.json"]) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Disconnected, match="a frame that cannot be read"):
+            await anext(QMTClient("127.0.0.1", port).realtime([A]))

@@ -217,17 +217,29 @@ def relayed(site: Site, tmp_path: Path) -> Iterator[tuple[HandDriven, TurnThread
 
 
 CANCEL = b"\0" + TICK.encode()
+PARTS = frame(MORE, b"quote/odd") + frame(0, CANCEL)
+# It ends the proxy, which begins to count anew: the heartbeat has the subscription already.
+ODD = frame(MORE, b"odd") + frame(0, b"\1" + STATUS_TOPIC.encode())
 
 
 @pytest.mark.parametrize(
-    "cancel", [frame(0, CANCEL), frame(MORE, b"quote/odd") + frame(0, CANCEL)], ids=["one", "parts"]
+    ("before", "cancel"), [(b"", frame(0, CANCEL)), (b"", PARTS), (ODD, PARTS)], ids=["one", "parts", "odd"]
 )
 def test_topic_that_another_client_cancels_comes_again(
-    relayed: tuple[HandDriven, TurnThread[Forwarder], Socket], cancel: bytes, caplog: pytest.LogCaptureFixture
+    relayed: tuple[HandDriven, TurnThread[Forwarder], Socket],
+    before: bytes,
+    cancel: bytes,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     source, forwarder, good = relayed
     relay = forwarder.service._relays["market"]
+    # More than the messages that follow.
+    for number in range(20):
+        good.subscribe(f"quote/{number}")
+    wait_for(lambda: relay._demand._heard >= 20, "the subscriptions")
     with raw_peer(forwarder.service.addresses["market"], b"XSUB") as peer:
+        peer.sendall(before)
+        wait_for(lambda: relay.odd == bool(before), "the end of the proxy")
         peer.sendall(cancel)
         wait_for(lambda: relay.restored, "the topic to be subscribed again")
 
