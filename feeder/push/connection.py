@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 TURN_LINES = 500
 # Lines after which the publisher's thread has its turn: it gives up the interpreter with each call of ZeroMQ, and would
 # get it back only after the switch interval while this thread computes.
-STINT_LINES = 128
+STINT_LINES = 256
 # Seconds until a message that found no room is tried again, and the pause after a turn of which parts had to wait.
 ROOM_SECONDS = 0.002
 # Bytes that wait for a pusher that does not read; more ends its connection. The demand of 100,000 topics takes 11 MB.
