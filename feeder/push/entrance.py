@@ -20,7 +20,7 @@ from feeder.push.route import Route, encoded
 from feeder.push.standing import Standing
 from feeder.source import Sink
 from qmt_bridge.system import clock
-from qmt_bridge.wire.topics import Kind
+from qmt_bridge.wire.topics import Kind, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,10 @@ class Entrance:
         self._waiting.drop((route.topic, code) for code in pieces)
         self._sink.publish_whole(route.topic, pieces, received_ns)
         return True
+
+    def leave_out(self, topic: Topic) -> None:
+        """Leave out the progress of a download that waits, because its end is published."""
+        self._waiting.drop((topic,))
 
     def flush(self) -> None:
         """Publish what waits, as far as there is room."""

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import socket
-import ssl
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -76,10 +75,11 @@ class Listener:
             try:
                 accepted, _ = await loop.sock_accept(self._socket)
             except OSError as exc:
-                if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    logger.error("no pusher can connect: %s", exc.strerror)
-                    await asyncio.sleep(_EXHAUSTED_SECONDS)
-                # Else the other end has gone before it was accepted.
+                if exc.errno == errno.ECONNABORTED:
+                    # The other end has gone before it was accepted.
+                    continue
+                self._tell("no pusher can connect", str(exc.strerror or exc))
+                await asyncio.sleep(_EXHAUSTED_SECONDS)
                 continue
             self._open = {each for each in self._open if not each.is_ended}
             if len(self._open) + len(self._arriving) >= MOST:
@@ -131,14 +131,15 @@ class Listener:
             await connection.arrived.wait()
             if connection.is_ended:
                 self._linger(connection)
-        except (OSError, ssl.SSLError, TimeoutError) as exc:
+        except (OSError, TimeoutError) as exc:
             self._tell("a connection", f"it failed: {exc or 'too late'}")
-            accepted.close()
         except asyncio.CancelledError:
             if connection is not None:
                 connection.end()
-            accepted.close()
             raise
+        finally:
+            if connection is None:
+                accepted.close()
 
     async def _why_not(self, accepted: socket.socket) -> str:
         """Return why the program at the other end may not connect, or nothing."""

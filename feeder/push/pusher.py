@@ -23,6 +23,8 @@ _ROUTE_OVERHEAD = 500
 # Bytes of the lines of a snapshot, and of all that a pusher has begun: that of a market has 3 MB.
 SNAPSHOT_BYTES = 16 * 1024 * 1024
 SNAPSHOTS_BYTES = 32 * 1024 * 1024
+# Bytes of all histories of which a pusher has sent a part.
+HISTORIES_BYTES = 32 * 1024 * 1024
 _NS_PER_MS = 1_000_000
 # Of a larger float in ms its ns would be infinite, or no 64 bits.
 MOST_MS = 2**53
@@ -48,10 +50,13 @@ class Asked:
         self.bodies: list[msgspec.Raw] = []
         self.size = 0
 
-    def add(self, part: History, size: int) -> bool:
-        """Take a part of the answer; return whether it is the last one. Raise `BadLine`."""
+    def add(self, part: History, size: int, others: int) -> bool:
+        """Take a part of the answer of so many bytes, beside those of `others`; return whether it is the last one.
+
+        Raise `BadLine`.
+        """
         self.size += size
-        if self.size > HISTORY_BYTES:
+        if self.size > HISTORY_BYTES or others + size > HISTORIES_BYTES:
             raise BadLine("too_long", f"a history has at most {HISTORY_BYTES:,} bytes")
         self.bodies += (msgspec.Raw(encoded({self.code: [record]})) for record in part.data)
         return not part.more

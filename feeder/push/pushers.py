@@ -333,7 +333,8 @@ class Pushers:
             # It came too late.
             return
         try:
-            if not asked.add(message, pusher.connection.line_bytes):
+            others = sum(each.size for each in pusher.asked.values())
+            if not asked.add(message, pusher.connection.line_bytes, others):
                 return
         except BadLine as bad:
             del pusher.asked[message.id]
@@ -387,6 +388,7 @@ class Pushers:
 
     def _end_download(self, topic: Topic, reason: str, code: ErrorCode = "upstream_unavailable") -> None:
         self._downloads.pop(topic, None)
+        self._entrance.leave_out(topic)
         end: dict[str, object] = {"status": "error", "type": "error", "code": code, "error": reason, "failed": {}}
         self._sink.publish(topic, end, clock.time_ns())
 
