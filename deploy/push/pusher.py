@@ -85,7 +85,7 @@ class Connection:
 
 
 def push(code, tick):
-    """Send a tick, if its code is wanted. From any thread; it never waits for the network."""
+    """Send a tick, if its code is wanted. Any thread may call this. JSON has no NaN: give None."""
     connection = current
     if connection and code in connection.wanted:
         topic = {"kind": "quote", "code": code, "period": "tick"}

@@ -35,6 +35,8 @@ class Identities:
         self._now = max(self._now, now_ms)
         hour = self._now // _HOUR_MS
         digest = _digest(account, identity)
+        # What is older than the window is new again, whether something came since then or not.
+        self._expire()
         before = self._hours.pop(digest, None)
         self._hours[digest] = hour
         self._expire()

@@ -311,9 +311,9 @@ def _session_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _pusher(pusher: Mapping[str, Any]) -> str:
     """Return how a program is that pushes data to the source, and what it has sent."""
-    why = f": {pusher['reason']}" if pusher["reason"] else ""
+    why = f" ({pusher['reason']})" if pusher["reason"] else ""
     said = (
-        f"{pusher['name']} {pusher['state']}{why}, {pusher['records']} records, {pusher['conflated']} conflated, "
+        f"{pusher['name']}: {pusher['state']}{why}, {pusher['records']} records, {pusher['conflated']} conflated, "
         f"{pusher['refused']} lines refused"
     )
     return say(said)

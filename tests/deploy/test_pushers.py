@@ -122,6 +122,7 @@ def test_pusher_goes_on_after_kills_of_both_ends(stage: Stage, language: str) ->
     stage.wait_state("up")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal that interrupts another process alone")
 @pytest.mark.parametrize("language", ["python", "node"])
 def test_pusher_refuses_is_replaced_and_says_bye(stage: Stage, language: str) -> None:
     first = stage.push(language)

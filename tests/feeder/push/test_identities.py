@@ -28,6 +28,13 @@ def test_an_event_is_new_once_in_three_days(steps: list[tuple[int, int]]) -> Non
         seen[number] = now
 
 
+def test_what_the_window_has_passed_is_new_again() -> None:
+    found = Identities()
+    assert found.note("1", "a", NOW)
+    assert found.note("1", "b", NOW + 33 * HOUR_MS)
+    assert found.note("1", "a", NOW + WINDOW_MS + HOUR_MS + 1)
+
+
 def test_account_and_id_are_not_mixed_up() -> None:
     found = Identities()
     assert found.note("1", "2/3", NOW)

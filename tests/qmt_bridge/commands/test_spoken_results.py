@@ -36,6 +36,10 @@ STATE: dict[str, Any] = {
     "markets": {"SH": 1.25},
     "full": True,
     "accounts": [{"account": "***365", "type": "STOCK", "state": "down", "reason": "why"}],
+    "pushers": [
+        {"name": "desk", "state": "up", "reason": None, "records": 4711, "conflated": 5, "refused": 3},
+        {"name": "ctp", "state": "down", "reason": "pusher_gone", "records": 0, "conflated": 0, "refused": 0},
+    ],
     "journal": "the disk has not answered for 7 s",
     "feeder": {"version": "0.1.0", "topics": 3, "upstream": 2, "published_rate": 12.5},
     "store": {"up": True, "age": 0.4, "failure": None, "topics": 3, "stored": 4711, "lag": 0.0042},
@@ -158,6 +162,14 @@ def test_nothing_english_is_left_in_what_a_chinese_user_reads() -> None:
     assert all(re.search("[\u4e00-\u9fff]", _hop(hop)) for hop in HOPS)
 
 
+def test_state_has_a_line_for_each_pusher() -> None:
+    lines = [line.split(None, 1) for line in _state_text(STATE).splitlines()]
+    assert [said for name, said in filter(lambda each: len(each) == 2, lines) if name == label("pusher")] == [
+        "desk：up，记录 4711 条，合并 5 条，拒绝 3 行",
+        "ctp：down (pusher_gone)，记录 0 条，合并 0 条，拒绝 0 行",
+    ]
+
+
 def test_texts_begin_in_one_column_behind_wide_labels() -> None:
     names = ("source", "account", "feeder", "last hour", "")
     lines = labelled([(name, "|") for name in names], LABEL).splitlines()
@@ -181,6 +193,7 @@ def test_long_text_goes_on_below_its_beginning(monkeypatch: pytest.MonkeyPatch) 
 def test_labels_stay_english_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "on_terminal", lambda: False)
     lines = _state_text(STATE).splitlines()
-    assert [line.split()[0] for line in lines[:6]] == ["source", "newest", "account", "journal", "feeder", "store"]
+    labels = ["source", "newest", "account", "pusher", "pusher", "journal", "feeder", "store"]
+    assert [line.split()[0] for line in lines[:8]] == labels
     assert lines[0] == "source    sim，行情 stale: market_silent，交易回报 up  模拟数据：价格是虚构的"
     assert "hop                   p50     p99     samples" in lines

@@ -49,4 +49,4 @@ def test_a_source_that_is_not_installed_fails(machine: Machine) -> None:
     machine.env["QMT_BRIDGE_SOURCE"] = "ctp"
     code, findings = machine.run()
     assert code == 1
-    assert findings["source"].said == "there is no source ctp; there are xtquant, sim, replay"
+    assert findings["source"].said == "there is no source ctp; there are xtquant, sim, replay, push"
