@@ -111,7 +111,7 @@ class SourceConformance:
             run.until(lambda: run.source.upstream() == 0, "upstream is not 0 after all topics were unsubscribed")
 
     def test_nothing_is_published_after_unsubscribe(self) -> None:
-        """What was queued may still come, for a second; after that nothing does."""
+        """What was queued may still come, for three seconds; after that nothing does."""
         with self._running() as run:
             for topic in self._topics():
                 run.serve(topic)

@@ -18,7 +18,7 @@ from qmt_bridge.wire.topics import Kind, Topic, mask, parse_topic
 # Nanoseconds by which a time of reception may differ from the clock of the checks.
 _TOLERANCE_NS = 1_000_000_000
 # So much later than `unsubscribe` nothing more may come: what was in a queue has come.
-SETTLED_SECONDS = 1.0
+SETTLED_SECONDS = 3.0
 
 
 class WatchingSink:
