@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from qmt_bridge import cli
 from qmt_bridge.commands.terminal.completion import COMPLETE_ENV, SHELLS
+from tests.support.demo_feed import install
 from tests.support.waiting import SLOWNESS
 
 # It completes each line of its input as if Tab were pressed at the end, and prints the words on one line.
@@ -83,3 +84,13 @@ def test_script_of_every_shell_asks_by_the_variable_of_the_command(shell: str) -
     result = CliRunner().invoke(cli.main, ["completion", shell])
     assert result.exit_code == 0, result.output
     assert COMPLETE_ENV in result.output
+
+
+def test_names_of_sources_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path))
+    complete = ShellComplete(cli.main, {}, "qmt-bridge", COMPLETE_ENV)
+    for command, begun, names in (
+        (["feeder", "--source"], "", ["auto", "xtquant", "sim", "replay", "demo"]),
+        (["journal", "list", "--source"], "d", ["demo"]),
+    ):
+        assert [item.value for item in complete.get_completions(command, begun)] == names
