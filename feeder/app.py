@@ -14,8 +14,8 @@ from feeder.metrics.exporter import Exporter, Metrics
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
 from feeder.sources import installed
-from feeder.sources.deaths import Deaths
 from feeder.sources.guarded import CLOSE_SECONDS, Running
+from feeder.sources.thread_errors import ThreadErrors
 from qmt_bridge import __version__
 from qmt_bridge.config import SOURCES, WITH_PUSH, Config
 from qmt_bridge.errors import ConfigError
@@ -88,7 +88,7 @@ def source_name(config: Config) -> str:
     return name + plus + pushed
 
 
-class Illness(NamedTuple):
+class Failure(NamedTuple):
     """Why a feeder has to end: the reason of its last state, and what its log says."""
 
     reason: str
@@ -154,27 +154,27 @@ class Feeder:
         end without waiting for it. A replay that played only a part of its file still serves that part, and this
         returns 1 when it is stopped.
         """
-        with Deaths(self.source) as deaths:
+        with ThreadErrors(self.source) as errors:
             if not self.start(stop):
                 logger.info("feeder stopped while its source was still starting")
                 return 0
-            ill: Illness | None = None
+            failure: Failure | None = None
             in_part = False
             try:
-                while ill is None and not stop.wait(WATCH_SECONDS):
+                while failure is None and not stop.wait(WATCH_SECONDS):
                     if self.wait(0):
                         return 1
-                    ill = self._look(deaths)
+                    failure = self._look(errors)
                 in_part = self.publisher.ended_in_part
             finally:
-                if ill is None:
+                if failure is None:
                     self.stop()
-            if ill is not None:
-                self._give_up(ill)
+            if failure is not None:
+                self._give_up(failure)
                 return TRY_AGAIN
         return 1 if in_part or self.publisher.failure is not None else 0
 
-    def _look(self, deaths: Deaths) -> Illness | None:
+    def _look(self, errors: ThreadErrors) -> Failure | None:
         """Return why this process has to end; None while it has not."""
         running = self.publisher.source.running
         # By the number of looks and not by a clock: one that goes on while all processes are stopped would count that.
@@ -182,17 +182,17 @@ class Feeder:
         self._running = running
         if running is not None and self._looks * WATCH_SECONDS >= CALL_SECONDS:
             what = f"{running.call} of source {self.source.name} has not returned for {CALL_SECONDS:g} s"
-            return Illness("source_hung", what)
-        if deaths.told is not None:
-            return Illness("source_failed", deaths.told)
+            return Failure("source_hung", what)
+        if errors.told is not None:
+            return Failure("source_failed", errors.told)
         hung = self.publisher.source.hung()
-        return None if hung is None else Illness("terminal_hung", hung)
+        return None if hung is None else Failure("terminal_hung", hung)
 
-    def _give_up(self, ill: Illness) -> None:
-        logger.critical("%s: %s; this process ends, to be started again", ill.reason, ill.what)
+    def _give_up(self, failure: Failure) -> None:
+        logger.critical("%s: %s; this process ends, to be started again", failure.reason, failure.what)
         # Published at once, and again at the end, so that clients do not wait until the source is closed.
-        self.publisher.inbox.set_state("down", ill.reason, data_lost=ill.reason == "source_failed")
-        stopping = threading.Thread(target=self.stop, args=(ill.reason,), name="feeder-stop", daemon=True)
+        self.publisher.inbox.set_state("down", failure.reason, data_lost=failure.reason == "source_failed")
+        stopping = threading.Thread(target=self.stop, args=(failure.reason,), name="feeder-stop", daemon=True)
         stopping.start()
         stopping.join(LEAVE_SECONDS)
         if stopping.is_alive():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from feeder.conformance.sink import WatchingSink
@@ -33,9 +34,13 @@ def require(condition: object, said: str) -> None:
 class Run:
     """A source from its start to its close."""
 
-    def __init__(self, source: Source, seconds: float, past: Sequence[TradeEvent] = ()) -> None:
-        """Start `source`; what has to come comes within `seconds`, and `past` are the events of the journal."""
+    def __init__(self, source: Source, seconds: float, past: Sequence[TradeEvent] = (), slowness: float = 1.0) -> None:
+        """Start `source`; what has to come comes within `seconds`, and `past` are the events of the journal.
+
+        The limits of calls are `slowness` times the usual ones.
+        """
         self.source = source
+        self._slowness = slowness
         self.sink = WatchingSink(past)
         self.seconds = seconds
         self._before = set(threading.enumerate())
@@ -47,8 +52,12 @@ class Run:
         self._jobs = 0
         try:
             self.call("start", START_SECONDS, self.sink)
+            self.until(
+                lambda: any(state == "up" for state, *_ in self.sink.states), "the state is not up", START_SECONDS
+            )
         except BaseException:
-            self._calls.put(None)
+            with suppress(AssertionError):
+                self.close()
             raise
 
     def call(self, name: str, seconds: float, *arguments: object) -> Any:
@@ -73,16 +82,11 @@ class Run:
     def subscribe(self, topic: Topic) -> None:
         """Subscribe a topic; raise `Refused`."""
         self.sink.want(topic)
-        try:
-            self._at_once("subscribe", topic, parse_topic(topic))
-        except Refused:
-            self.sink.leave(topic)
-            raise
+        self._at_once("subscribe", topic, parse_topic(topic))
 
     def unsubscribe(self, topic: Topic) -> None:
         """Unsubscribe a topic, or cancel a download."""
         self._at_once("unsubscribe", topic, parse_topic(topic))
-        self.sink.leave(topic)
 
     def download(self, request: DownloadRequest) -> Topic:
         """Begin a download and return its topic; raise `Refused`."""
@@ -97,7 +101,7 @@ class Run:
 
     def _at_once(self, name: str, *arguments: object) -> None:
         try:
-            self.call(name, AT_ONCE, *arguments)
+            self.call(name, AT_ONCE * self._slowness, *arguments)
         except Refused as exc:
             require(exc.code in ERROR_CODES, f"{name} refuses with {exc.code!r}, which is no error code")
             require(isinstance(exc.reason, str) and exc.reason, f"{name} refuses without a reason")
@@ -108,12 +112,13 @@ class Run:
         except Exception as exc:
             raise AssertionError(f"{name} raises {type(exc).__name__}: {exc}") from exc
 
-    def until(self, condition: Callable[[], object], said: str) -> None:
+    def until(self, condition: Callable[[], object], said: str, seconds: float | None = None) -> None:
         """Wait for what has to come; fail with `said` if it does not, and at once with what the sink has found."""
-        came = self.sink.wait(lambda: self.sink.faults or condition(), self.seconds)
+        limit = self.seconds if seconds is None else seconds
+        came = self.sink.wait(lambda: self.sink.faults or condition(), limit)
         self.check()
         state = f" (its state is {self.sink.states[-1]})" if self.sink.states else ""
-        require(came, f"{said} within {self.seconds:g} s{state}")
+        require(came, f"{said} within {limit:g} s{state}")
 
     def serve(self, topic: Topic) -> None:
         """Subscribe a topic and wait until the source has accepted it, or published on it."""
@@ -154,7 +159,7 @@ class Run:
             thread = threading.Thread(target=ask, args=(name,), name=f"conformance-{name}", daemon=True)
             self._before.add(thread)
             thread.start()
-            thread.join(self.seconds if name == "capabilities" else AT_ONCE)
+            thread.join(self.seconds if name == "capabilities" else AT_ONCE * self._slowness)
             require(name in answers, f"{name} waits, and it is called several times a second")
             require(not isinstance(answers[name], Exception), f"{name} raises {answers[name]!r}")
         _check_answers(answers)
@@ -166,14 +171,14 @@ class Run:
             return
         closing = threading.Thread(target=self._close, name="conformance-close", daemon=True)
         closing.start()
-        closing.join(CLOSE_SECONDS + 0.5)
+        closing.join(CLOSE_SECONDS * self._slowness + 0.5)
         self._calls.put(None)
         require(not closing.is_alive(), f"close has not returned within {CLOSE_SECONDS:g} s")
         self.sink.closed = True
         require(self._error is None, f"close raises {self._error!r}")
-        self._thread.join(AT_ONCE)
+        self._thread.join(AT_ONCE * self._slowness)
         left: list[str] = []
-        self.sink.wait(lambda: not self._left(left), END_SECONDS)
+        self.sink.wait(lambda: not self._left(left), END_SECONDS * self._slowness)
         require(not left, f"threads are left after close: {', '.join(left)}")
 
     def check(self) -> None:

@@ -33,11 +33,11 @@ def check(folder: Path, *arguments: str) -> tuple[int, list[str]]:
 
 def test_each_check_of_an_installed_source_is_told(tmp_path: Path) -> None:
     install(tmp_path, program().replace("self._codes.pop(topic, None)", "pass"))
-    code, lines = check(tmp_path, "demo")
+    code, lines = check(tmp_path, "demo", "--seconds", "3")
     told = dict(line.split(": ", 1) for line in lines)
     assert code == 1
     assert told["it is a source"] == told["a topic is served and published"] == "ok"
-    said = "quote/600519.SH/tick/: a message has come, and it is not subscribed"
+    said = "messages still come 3 s after unsubscribe"
     assert told["nothing is published after unsubscribe"] == f"FAILED: {said}"
     assert told["what it cannot serve is refused"] == "skipped: no topic is named that this source refuses"
 

@@ -47,7 +47,9 @@ def documented() -> type[SourceConformance]:
 
 
 class TestDocumented(documented()):  # type: ignore[misc]
+    seconds = 20.0 * SLOWNESS
     quiet_seconds = 0.1
+    slowness = 5.0 * SLOWNESS
 
     @pytest.fixture(autouse=True)
     def _installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -66,10 +68,12 @@ class TestSimulator(SourceConformance):
     good_download = DownloadRequest(("600519.SH", "000001.SZ"), "1d", "", "")
     bad_download = DownloadRequest(("600519.SH",), "l2order", "", "")
     seconds = 20.0 * SLOWNESS
-    quiet_seconds = 0.2
+    # Longer than its interval.
+    quiet_seconds = 0.4
+    slowness = 5.0 * SLOWNESS
 
     def make_source(self) -> Source:
-        return Simulator(Config(sim_interval=0.1, sim_l2_rate=100, sim_order_interval=0.05))
+        return Simulator(Config(sim_interval=0.3, sim_l2_rate=20, sim_order_interval=0.05))
 
 
 class TestReplay(SourceConformance):
@@ -77,7 +81,9 @@ class TestReplay(SourceConformance):
     refused: ClassVar = {"quote/000001.SZ/tick/": "unknown_symbol"}
     is_recording = True
     seconds = 20.0 * SLOWNESS
-    quiet_seconds = 0.1
+    # Longer than its second of the tape.
+    quiet_seconds = 0.2
+    slowness = 5.0 * SLOWNESS
 
     @pytest.fixture(autouse=True)
     def _tape(self, tmp_path: Path) -> None:
@@ -115,6 +121,7 @@ class TestXtquant(SourceConformance):
     bad_download = DownloadRequest(("300750.SZ",), "1d", "", "")
     seconds = 30.0 * SLOWNESS
     quiet_seconds = 0.2
+    slowness = 5.0 * SLOWNESS
 
     @pytest.fixture(autouse=True)
     def _terminal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -29,7 +29,6 @@ def test_a_source_of_another_package_is_made(machine: Machine, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "setting", "said"),
     [
-        ("import nothing_such", "", "demo (demo-feed 1.0) cannot be imported: ModuleNotFoundError"),
         ("import os\nos._exit(5)", "", "the process that asks ended with exit code 5"),
         (None, "x", "[sources.demo] interval: expected `float`, got `str`"),
     ],
@@ -43,10 +42,3 @@ def test_a_source_that_cannot_be_made_fails(
     assert code == 1
     assert levels(findings, "fail") == ["source"]
     assert findings["source"].said.startswith(said)
-
-
-def test_a_source_that_is_not_installed_fails(machine: Machine) -> None:
-    machine.env["QMT_BRIDGE_SOURCE"] = "ctp"
-    code, findings = machine.run()
-    assert code == 1
-    assert findings["source"].said == "there is no source ctp; there are xtquant, sim, replay, push"

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from qmt_bridge import cli
 from qmt_bridge.commands.terminal.completion import COMPLETE_ENV, SHELLS
+from tests.support.demo_feed import install
 from tests.support.waiting import SLOWNESS
 
 # It completes each line of its input as if Tab were pressed at the end, and prints the words on one line.
@@ -102,3 +103,13 @@ def test_line_of_powershell_is_completed_as_one_of_bash(line: str, words: int, m
     monkeypatch.setenv("COMP_CWORD", str(words))
     found = CliRunner().invoke(cli.main, [], prog_name="qmt-bridge", env={COMPLETE_ENV: "bash_complete"}).output
     assert f"plain,{'tape' if words == 1 else 'export'}" in found.splitlines()
+
+
+def test_names_of_sources_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path))
+    complete = ShellComplete(cli.main, {}, "qmt-bridge", COMPLETE_ENV)
+    for command, begun, names in (
+        (["feeder", "--source"], "", ["auto", "xtquant", "sim", "replay", "push", "demo"]),
+        (["journal", "list", "--source"], "d", ["demo"]),
+    ):
+        assert [item.value for item in complete.get_completions(command, begun)] == names

@@ -11,7 +11,7 @@ from feeder.source import Source
 logger = logging.getLogger(__name__)
 
 
-class Deaths:
+class ThreadErrors:
     """A context manager; `told` has the first thread of the source that an error has ended, and the error.
 
     A thread is the source's if the error came through the source's own code: its folder if it is one of this project,
@@ -25,7 +25,7 @@ class Deaths:
         own = module.partition(".")[0]
         self._package = module.rpartition(".")[0] if own == "feeder" else own
 
-    def __enter__(self) -> Deaths:
+    def __enter__(self) -> ThreadErrors:
         self._before = threading.excepthook
         threading.excepthook = self._note
         return self
