@@ -51,7 +51,7 @@ class PushSource:
         self._sink: Sink
         self._listener: Listener
         self._pushers: Pushers | None = None
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
 
     @property
     def simulated(self) -> bool:
@@ -72,6 +72,7 @@ class PushSource:
         self._sink = sink
         self._listener = Listener(self._config)
         self._pushers = Pushers(sink, self._permits, self._config.push_key, clock.time_ns())
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         logger.info("pushers connect at %s", self._listener.address)
 

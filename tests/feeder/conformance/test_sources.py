@@ -16,6 +16,8 @@ import pytest
 from xtpythonclient import TradeSide, XtOrder, XtTrade, trade_side
 
 from feeder.conformance import SourceConformance
+from feeder.push.source import PushSource
+from feeder.push.spoken import spell
 from feeder.replay.player import Replay
 from feeder.sim.simulator import ACCOUNT, Simulator
 from feeder.source import DownloadRequest, Source
@@ -26,9 +28,12 @@ from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, parse_topic
+from tests.support.answering_pusher import AnsweringPusher
 from tests.support.demo_feed import install
 from tests.support.documents import blocks
 from tests.support.paths import FAKES, ROOT
+from tests.support.ports import free_port, tcp
+from tests.support.pushing import KEY
 from tests.support.waiting import SLOWNESS
 
 SECOND = 1_000_000_000
@@ -180,3 +185,35 @@ class TestXtquant(SourceConformance):
             XtOrder(**terms, order_status=56, order_volume=100, price=1700.0, order_time=1733120580),
             XtTrade(**terms, traded_id="T1", traded_price=1700.0, traded_volume=100, traded_time=1733120581),
         )
+
+
+class TestPush(SourceConformance):
+    topics = (TICKS, "quote/600519.SH/1m/", "whole/SH/", "l2/600519.SH/0/", MA)
+    refused: ClassVar = {"quote/999999.SZ/tick/": "unknown_symbol"}
+    good_download = DownloadRequest(("600519.SH",), "1d", "", "")
+    bad_download = DownloadRequest(("999999.SZ",), "1d", "", "")
+    seconds = 20.0 * SLOWNESS
+    quiet_seconds = 0.2
+    slowness = 5.0 * SLOWNESS
+
+    @pytest.fixture(autouse=True)
+    def _pusher(self) -> Iterator[None]:
+        self._port = free_port()
+        self._pusher_of_test = AnsweringPusher(self._port)
+        yield
+        self._pusher_of_test.close()
+
+    def make_source(self) -> Source:
+        return PushSource(Config(source="push", push_addr=tcp(self._port), push_key=KEY))
+
+    def push(self, source: Source, topic: Topic) -> None:
+        self._pusher_of_test.push(spell(parse_topic(topic)))
+
+    def break_session(self, source: Source) -> None:
+        self._pusher_of_test.drop()
+
+    def mend_session(self, source: Source) -> None:
+        self._pusher_of_test.mend()
+
+    def trade(self, source: Source) -> None:
+        self._pusher_of_test.trade()
