@@ -25,6 +25,7 @@ class AnsweringPusher:
         self._may_connect = threading.Event()
         self._may_connect.set()
         self._closing = False
+        self._lock = threading.Lock()
         self._number = 0
         # Of the histories: the records of each topic.
         self._published: dict[str, list[dict[str, Any]]] = {}
@@ -33,7 +34,9 @@ class AnsweringPusher:
 
     def push(self, topic: dict[str, Any]) -> None:
         """Send a record of a topic, whether it is wanted or not."""
-        self._say({"topic": topic, "data": self._data(topic)})
+        # Records are in the order of their times, whichever thread sends them.
+        with self._lock:
+            self._say({"topic": topic, "data": self._data(topic)})
 
     def trade(self) -> None:
         """Send an order and its fill, the same ones each time."""
