@@ -310,7 +310,10 @@ async def test_next_request_of_a_socket_waits_until_all_topics_are_joined(
     async with rig.connect("/ws/realtime") as client:
         await client.send({"action": "subscribe", "id": 1, "stocks": [f"{number:06}.SZ" for number in range(4000)]})
         await client.send({"action": "list", "id": 2})
-        assert sorted([(await client.receive())["id"] for _ in range(2)]) == [1, 2]
+        answered: set[object] = set()
+        while answered != {1, 2}:
+            # On a busy machine a heartbeat may come before the answers.
+            answered |= {(await client.receive()).get("id")} - {None}
     assert found[1] - found[0] == 4000
 
 
