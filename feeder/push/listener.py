@@ -114,6 +114,8 @@ class Listener:
     async def _admit(self, accepted: socket.socket) -> None:
         """Look whose a connection is, and wait for its hello."""
         loop = asyncio.get_running_loop()
+        arrival = asyncio.current_task()
+        assert arrival is not None
         connection: Connection | None = None
         try:
             accepted.setblocking(False)
@@ -127,10 +129,13 @@ class Listener:
                     ssl=secure,
                     ssl_handshake_timeout=HELLO_SECONDS if secure else None,
                 )
-            self._open.add(connection)
             await connection.arrived.wait()
+            # Not counted twice until this task is done.
+            self._arriving.pop(arrival, None)
             if connection.is_ended:
                 self._linger(connection)
+            else:
+                self._open.add(connection)
         except (OSError, TimeoutError) as exc:
             self._tell("a connection", f"it failed: {exc or 'too late'}")
         except asyncio.CancelledError:
@@ -165,7 +170,7 @@ class Listener:
             self._refused_ones.popleft().abort()
 
     def _arrived(self, arrival: asyncio.Task[None]) -> None:
-        del self._arriving[arrival]
+        self._arriving.pop(arrival, None)
         if not arrival.cancelled() and (exc := arrival.exception()) is not None:
             logger.error("a connection could not be admitted", exc_info=exc)
 

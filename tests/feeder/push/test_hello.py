@@ -133,7 +133,7 @@ def test_a_newer_connection_replaces_the_older(running: Desk) -> None:
 def test_the_setting_says_who_may_serve_what(tmp_path: Path) -> None:
     with desk(tmp_path, pushers=("ctp:quote+whole:SF", "desk:trade")) as running:
         consumer = running.consumer()
-        assert consumer.status(state="connecting")["reason"] == "waiting for ctp"
+        assert consumer.status(reason="waiting for ctp")["state"] == "connecting"
         for name, kinds, markets in (
             ("other", ["quote"], None),
             ("ctp", ["trade"], None),

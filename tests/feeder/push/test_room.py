@@ -110,6 +110,21 @@ def test_trade_events_without_room_hold_their_pusher(running: Desk, monkeypatch:
     consumer.until(lambda: running.feeder.publisher._sent.newest == count)
 
 
+def test_prints_without_room_hold_their_pusher(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrance, "EVENT_ROOM", 50)
+    consumer = running.consumer(PRINTS)
+    pusher = running.pusher()
+    pusher.until("subscribe")
+    with stopped(running):
+        for number in range(80):
+            pusher.push({"tradeIndex": number}, PRINT)
+        connections = running.push._pushers._by_connection  # type: ignore[union-attr]
+        wait_for(lambda: any(each._held is not None for each in connections), "the pusher to be held")
+        assert len(running.feeder.publisher.inbox.calls) <= 50
+    consumer.until(lambda: len(consumer.bodies) == 80)
+    assert [body[CODE][0]["tradeIndex"] for _, body in consumer.bodies] == list(range(80))
+
+
 def test_a_held_pusher_is_not_silent(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entrance, "EVENT_ROOM", 0)
     monkeypatch.setattr("feeder.push.pushers.SILENCE_SECONDS", 0.2)

@@ -126,7 +126,9 @@ def test_trade_events_wait_for_the_journal(tmp_path: Path, monkeypatch: pytest.M
             other = running.pusher(name="other", kinds=["l2"])
             other.say({"type": "nonsense"})
             assert other.until("error")["line"] == 2
-            assert not running.push._pushers._entrance._is_restored  # type: ignore[union-attr]
+            connections = running.push._pushers._by_connection  # type: ignore[union-attr]
+            wait_for(lambda: any(each._held is not None for each in connections), "the event to be held")
+            assert running.feeder.publisher._sent.newest == 0
             patched.undo()
             wait_for_subscriber(running, trades, pusher)
 
