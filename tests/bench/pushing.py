@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +72,7 @@ def push_most(port: int, count: int, pipe: Pipe) -> None:
     templates, number = _templates(names), FIRST_SEQ
     with PushClient(port) as client:
         client.hello("bench", ["quote"], simulated=True)
-        threading.Thread(target=lambda: list(client.told()), daemon=True).start()
+        client.drain()
         pipe.send("welcome")
         pipe.recv()
         while not pipe.poll():
@@ -88,7 +87,7 @@ def push_paced(port: int, count: int, rate: int, pipe: Pipe) -> None:
     templates, number = _templates(codes(count)), 0
     with PushClient(port) as client:
         client.hello("bench", ["quote"], simulated=True)
-        threading.Thread(target=lambda: list(client.told()), daemon=True).start()
+        client.drain()
         pipe.send("welcome")
         pipe.recv()
         began = time.monotonic()

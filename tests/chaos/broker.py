@@ -7,7 +7,6 @@ all events so far are sent, as docs/push.md says, then each new one. It runs unt
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -42,8 +41,7 @@ def push(port: int, began: float, interval: float) -> None:
     """Push on one connection until it ends."""
     with PushClient(port) as client:
         client.hello(NAME, ["quote", "trade"], accounts=[ACCOUNT], simulated=True)
-        # What the feeder says has to be read, or it ends the connection.
-        threading.Thread(target=lambda: list(client.told()), daemon=True).start()
+        client.drain()
         sent = 0
         while True:
             there = count(began, interval, time.time())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from tests.support.waiting import SLOWNESS
@@ -62,6 +64,16 @@ class PushClient:
         """Yield what the feeder says, until it ends the connection."""
         for each in self._lines:
             yield json.loads(each)
+
+    def drain(self) -> None:
+        """Read what the feeder says, and forget it, on a thread of its own: one that does not read is cut off."""
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        # It may be closed in the middle of a line.
+        with suppress(OSError, ValueError):
+            for _ in self._lines:
+                pass
 
     def wait_for(self, type_: str, **fields: Any) -> dict[str, Any]:
         """Return the next message of this type with these fields; what comes before it is left out."""
