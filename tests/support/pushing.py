@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,15 @@ TRADE = {"kind": "trade", "account": ACCOUNT}
 
 def config_in(folder: Path, **changes: Any) -> Config:
     """Return the settings of a feeder on free ports whose pushers need `KEY`."""
-    settings = {**ANY_ADDRESSES, "source": "push", "push_addr": ANY_PORT, "push_key": KEY, "data_dir": str(folder)}
+    settings: dict[str, Any] = {
+        **ANY_ADDRESSES,
+        "source": "push",
+        "push_addr": ANY_PORT,
+        "push_key": KEY,
+        "data_dir": str(folder),
+    }
+    # Elsewhere a folder protects trade events, and on Windows keys, which the consumers here do not have.
+    settings["open_trade_addr"] = sys.platform == "win32"
     return Config(**{**settings, **changes})
 
 
