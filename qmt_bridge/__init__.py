@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         L2Thousand,
         L2Transaction,
         Progress,
+        PusherState,
         Tick,
         TradeEvent,
     )
@@ -73,6 +74,7 @@ __all__ = [
     "L2Thousand",
     "L2Transaction",
     "Progress",
+    "PusherState",
     "QMTBridgeError",
     "QMTClient",
     "Refused",
@@ -120,6 +122,7 @@ _MODULES = {
         "L2Thousand",
         "L2Transaction",
         "Progress",
+        "PusherState",
         "Tick",
         "TradeEvent",
     ),

@@ -134,7 +134,7 @@ def test_wrong_topic_of_a_store_is_named(tmp_path: Path, command: str, named: st
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["up", "--source", "Bloomberg"], "expected auto, xtquant, sim, replay, or the name of a source"),
+        (["up", "--source", "Bloomberg"], "expected auto, xtquant, sim, replay, push, or the name of a source"),
         (["up", "--source", "bloomberg"], "there is no source bloomberg; there are xtquant, sim, replay"),
         (["up", "--workers", "0"], "--workers"),
         (["up", "--port", "99999"], "--port"),

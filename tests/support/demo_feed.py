@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.support.documents import blocks
 
@@ -28,3 +32,10 @@ def install(
     (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
     (information / "entry_points.txt").write_text(f"[qmt_bridge.sources]\n{entry}\n", encoding="utf-8")
     return folder
+
+
+def on_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process find what is installed in a folder."""
+    # Not syspath_prepend, which imports pkg_resources: another package of the tests may have put its own in its place.
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    importlib.invalidate_caches()

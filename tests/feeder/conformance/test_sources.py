@@ -29,7 +29,7 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, parse_topic
 from tests.support.answering_pusher import AnsweringPusher
-from tests.support.demo_feed import install
+from tests.support.demo_feed import install, on_path
 from tests.support.documents import blocks
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import free_port, tcp
@@ -58,7 +58,7 @@ class TestDocumented(documented()):  # type: ignore[misc]
 
     @pytest.fixture(autouse=True)
     def _installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.syspath_prepend(install(tmp_path))
+        on_path(install(tmp_path), monkeypatch)
         yield
         sys.modules.pop("demo_feed", None)
 

@@ -19,7 +19,7 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import STATUS_TOPIC, Topic
-from tests.support.demo_feed import install, program
+from tests.support.demo_feed import install, on_path, program
 from tests.support.paths import ROOT
 from tests.support.ports import ANY_ADDRESSES, address_env
 from tests.support.programs import Running
@@ -38,7 +38,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
     def add(*arguments: object, **options: object) -> Path:
         folder = install(tmp_path / f"site{next(number)}", *arguments, **options)  # type: ignore[arg-type]
-        monkeypatch.syspath_prepend(folder)
+        on_path(folder, monkeypatch)
         return folder
 
     yield add

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from qmt_bridge import cli
 from qmt_bridge.commands.terminal.completion import COMPLETE_ENV, SHELLS
-from tests.support.demo_feed import install
+from tests.support.demo_feed import install, on_path
 from tests.support.waiting import SLOWNESS
 
 # It completes each line of its input as if Tab were pressed at the end, and prints the words on one line.
@@ -106,7 +106,7 @@ def test_line_of_powershell_is_completed_as_one_of_bash(line: str, words: int, m
 
 
 def test_names_of_sources_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(install(tmp_path))
+    on_path(install(tmp_path), monkeypatch)
     complete = ShellComplete(cli.main, {}, "qmt-bridge", COMPLETE_ENV)
     for command, begun, names in (
         (["feeder", "--source"], "", ["auto", "xtquant", "sim", "replay", "push", "demo"]),
