@@ -77,16 +77,16 @@ class Entrance:
 
     def market(self, route: Route, body: dict[str, Any], received_ns: int, standing: Standing) -> bool:
         """Publish a record of market data, or let it wait; return False if it has to come again. Raise `BadLine`."""
-        if route.may_wait:
-            if self._left and not self._waiting.size:
-                self._left -= 1
-            elif self._waiting.size or not self._has_room():
+        if self._left and not self._waiting.size:
+            self._left -= 1
+        elif route.may_wait:
+            if self._waiting.size or not self._has_room():
                 if self._waiting.is_full:
                     return False
                 standing.conflated += self._waiting.put(route, body, received_ns)
                 self._on_waiting()
                 return True
-        elif not self._sink.wait_room(EVENT_ROOM, 0):
+        elif not self._has_room() and not self._sink.wait_room(EVENT_ROOM, 0):
             return False
         if route.kind is Kind.WHOLE:
             self._sink.publish_whole(route.topic, _pieces(body), received_ns)
