@@ -116,6 +116,7 @@ def test_trade_events_without_room_hold_their_pusher(running: Desk, monkeypatch:
 
 
 def test_prints_without_room_hold_their_pusher(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrance, "ROOM", 5)
     monkeypatch.setattr(entrance, "EVENT_ROOM", 50)
     consumer = running.consumer(PRINTS)
     pusher = running.pusher()
