@@ -107,7 +107,9 @@ def lacks(source: Any, name: str) -> str:
 
 
 def _package(point: EntryPoint) -> str:
-    return "an unknown package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+    # A damaged package may have neither.
+    names = {} if point.dist is None else point.dist.metadata.json
+    return f"{names.get('name', 'an unknown package')} {names.get('version', '')}".rstrip()
 
 
 def _told(exc: BaseException) -> str:

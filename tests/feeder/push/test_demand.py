@@ -131,6 +131,8 @@ def test_a_download_runs_ends_and_is_cancelled(running: Desk) -> None:
     running.consumer().until(lambda: len(bodies) == 2)
     # After its end nothing of it is published, and a cancel has nothing to end.
     pusher.push({"finished": 1, "total": 1}, spoken)
+    pusher.say({"type": "nonsense"})
+    pusher.until("error")
     running.push.download(topic, request)
     pusher.until("download")
     running.push.unsubscribe(topic, TopicParts(Kind.DOWNLOAD, "5f2c-1", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_a_resend_after_a_restart_is_left_out(tmp_path: Path) -> None:
         wait_for_subscriber(running, trades, pusher)
         pusher.say(*(event(number) for number in range(12)))
         assert ids(trades.read(2)) == ["order/10", "order/11"]
-    with sqlite3.connect(tmp_path / "journal-push.sqlite3") as journal:
+    with closing(sqlite3.connect(tmp_path / "journal-push.sqlite3")) as journal, journal:
         (count,) = journal.execute("SELECT count(*) FROM event WHERE CAST(body AS TEXT) LIKE '%order/5\"%'").fetchone()
     assert count == 1
 
