@@ -35,6 +35,7 @@ class LastValues:
         self.unasked: set[Topic] = set(topics)
         self._snapshot = frozenset(topics if snapshot is True else () if snapshot is False else snapshot)
         self.held: dict[Topic, list[Frame]] = {topic: [] for topic in self._snapshot}
+        self._late: dict[Topic, list[Frame]] = {}
         self._gaps: list[tuple[Topic, int | None]] = []
         # The topics of which an answer of an older epoch was dropped.
         self._asked_again: set[Topic] = set()
@@ -69,13 +70,19 @@ class LastValues:
             # The source has yet to decide. The feeder answers the next question when it has, or says pending again.
             self.unasked.add(topic)
             return self._release(topic)
-        frames = []
+        # The parts of an answer that came too late are collected: between two of them messages are handed out.
+        frames = self._late.pop(topic, [])
         position = Position(state.epoch, state.seq)
         before = self._positions.get(topic)
         if state.body is not None and topic in self._snapshot and (before is None or position > before):
             frames.append(Frame(topic, state.epoch, state.seq, 0, 0, state.body))
             if not state.more:
                 self._positions[topic] = position
+        else:
+            frames.clear()
+        if state.more and topic not in self.held:
+            self._late[topic] = frames
+            return []
         return frames if state.more else frames + self._release(topic)
 
     def _newest_epoch(self, topic: Topic) -> int | float:

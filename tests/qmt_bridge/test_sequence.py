@@ -553,6 +553,20 @@ def value(seq: int, epoch: int, *, more: bool = False) -> TopicState:
     return TopicState(1, QUOTE, "live", epoch=epoch, seq=seq, body=frames.encode({}), more=more)
 
 
+@pytest.mark.parametrize(("between", "handed_out"), [((), [8, 8, 8]), ((8,), [])])
+def test_parts_of_a_late_last_value_are_no_news_beside_it(between, handed_out):
+    values = LastValues([QUOTE], True)
+    assert values.arrived(live(7, topic=QUOTE)) == []
+    assert [frame.seq for frame in values.give_up()] == [7]
+    got = values.answered(value(8, EPOCH, more=True))
+    got += [frame for seq in between for frame in values.arrived(live(seq, topic=QUOTE))]
+    assert [frame.seq for frame in got] == list(between)
+    late = values.answered(value(8, EPOCH, more=True)) + values.answered(value(8, EPOCH))
+    assert [frame.seq for frame in late] == handed_out
+    assert [frame.seq for frame in values.arrived(live(9, topic=QUOTE))] == [9]
+    assert values.take_gaps() == []
+
+
 @pytest.mark.parametrize("late", [1, 7, 1000])
 def test_late_answer_of_an_older_epoch_is_no_news(late):
     values = LastValues([QUOTE], True)
