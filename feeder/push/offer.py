@@ -127,11 +127,11 @@ def read_offer(hello: Hello, permits: Permits) -> Offer:
     for kind in sorted(kinds):
         if kind not in permit.markets:
             raise BadHello(f"the setting pushers does not let {hello.name} serve {kind}", forbidden=True)
-        allowed = permit.markets[kind]
-        if markets[kind] is None:
+        allowed, offered = permit.markets[kind], markets[kind]
+        if offered is None:
             markets[kind] = allowed
-        elif allowed is not None and not markets[kind] <= allowed:  # type: ignore[operator]  # no None here
-            beyond = min(markets[kind] - allowed)  # type: ignore[operator]
+        elif allowed is not None and not offered <= allowed:
+            beyond = min(offered - allowed)
             raise BadHello(f"the setting pushers does not let {hello.name} serve {kind} of {beyond}", forbidden=True)
     return Offer(markets, accounts)
 
