@@ -81,10 +81,9 @@ class Pushers:
         self._told: dict[Topic, str] = {}
         self._downloads: dict[Topic, str] = {}
         self._feed: Feed | None = None
-        # Changes that may be told at once; what is told later, and whether a state in between has told of a loss.
+        # Changes that may be told at once, and what tells the others later.
         self._changes = Budget(CHANGES_A_SECOND)
         self._telling: asyncio.TimerHandle | None = None
-        self._untold_loss = False
         self._accounts: list[AccountState] = []
         self._refused = Refusals()
         self._flushing = False
@@ -281,13 +280,8 @@ class Pushers:
             case Heartbeat():
                 pass
             case State():
-                standing = pusher.standing
-                if message.data_lost and standing.data_lost:
-                    # Each loss is told, also one in the same state.
-                    standing.data_lost = False
-                    self._tell_state()
                 reason = message.reason if message.state != "up" else None
-                standing.turn(message.state, reason, _now_ms(), data_lost=message.data_lost)
+                self._standings.say(pusher.name, message.state, reason, _now_ms(), data_lost=message.data_lost)
                 self._tell_state()
             case Accounts():
                 self._set_accounts(pusher, message)
@@ -427,30 +421,35 @@ class Pushers:
 
     def _tell_state(self) -> None:
         """Tell the feed and the accounts, if they have changed; what changes too often is told a moment later."""
-        feed, accounts = self._standings.feed(), self._standings.accounts()
         self._show()
-        if feed == self._feed and accounts == self._accounts:
+        if not self._has_news():
             return
         if self._telling is None and self._changes.take(clock.monotonic()):
-            self._tell(feed, accounts)
-            return
-        self._untold_loss = self._untold_loss or feed.data_lost
-        if self._telling is None:
+            self._tell()
+        elif self._telling is None:
             self._telling = self._loop.call_later(1 / CHANGES_A_SECOND, self._tell_newest)
+
+    def _has_news(self) -> bool:
+        feed = self._standings.feed()
+        is_known = self._feed is not None and feed[:2] == self._feed[:2] and not feed.data_lost
+        return not is_known or self._standings.accounts() != self._accounts
 
     def _tell_newest(self) -> None:
         self._telling = None
-        feed = self._standings.feed()
-        feed = feed._replace(data_lost=feed.data_lost or self._untold_loss)
-        self._untold_loss = False
-        self._tell(feed, self._standings.accounts())
+        if self._has_news():
+            self._tell()
 
-    def _tell(self, feed: Feed, accounts: list[AccountState]) -> None:
+    def _tell(self) -> None:
+        feed, accounts = self._standings.feed(), self._standings.accounts()
         if accounts != self._accounts:
             self._accounts = accounts
             self._sink.set_accounts(accounts)
-        if feed != self._feed:
+        if self._feed is None or feed[:2] != self._feed[:2] or feed.data_lost:
+            if feed == self._feed:
+                # Another loss in the same state: the same report twice would be none.
+                self._sink.set_state(feed.state, feed.reason)
             self._feed = feed
+            self._standings.told()
             self._sink.set_state(feed.state, feed.reason, data_lost=feed.data_lost)
 
     def _show(self) -> None:
