@@ -30,7 +30,14 @@ def test_lines_do_not_depend_on_how_bytes_come(data: bytes, sizes: list[int]) ->
         rest = rest[size:]
     found += lines.feed(rest)
     assert found == [line if len(line) <= 8 else None for line in data.split(b"\n")[:-1]]
-    assert lines.size <= 8
+    assert len(lines._kept) <= 8
+
+
+@given(st.binary(max_size=40), st.integers(0, 45))
+def test_the_first_line_has_a_limit_of_its_own(data: bytes, place: int) -> None:
+    lines, whole = Lines(limit=16, first_limit=4), b"hello\n1234\n" + data
+    found = [*lines.feed(whole[:place]), *lines.feed(whole[place:])]
+    assert found == [None, b"1234", *(line if len(line) <= 16 else None for line in data.split(b"\n")[:-1])]
 
 
 def test_error_lines_have_a_rate() -> None:
