@@ -365,6 +365,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/push/spoken.py", WIRE | {"feeder.push.message"}, IMPURE),
     ("feeder/push/offer.py", WIRE | {"feeder.push.message", "feeder.push.spoken"}, IMPURE),
     ("feeder/push/route.py", WIRE | {"feeder.push.message"}, IMPURE),
+    ("feeder/push/snapshots.py", WIRE | {"feeder.push.route"}, IMPURE),
     ("feeder/push/conflation.py", WIRE | {"feeder.push.route"}, IMPURE),
     ("feeder/push/identities.py", set(), IMPURE),
     ("feeder/push/standing.py", WIRE | {"feeder.push.message", "feeder.push.offer"}, IMPURE),

@@ -86,7 +86,7 @@ class Entrance:
                 standing.conflated += self._waiting.put(route, body, received_ns)
                 self._on_waiting()
                 return True
-        elif not self._has_room() and not self._sink.wait_room(EVENT_ROOM, 0):
+        elif not self._has_room() and not self.has_event_room():
             return False
         if route.kind is Kind.WHOLE:
             self._sink.publish_whole(route.topic, _pieces(body), received_ns)
@@ -94,13 +94,18 @@ class Entrance:
             self._sink.publish(route.topic, msgspec.Raw(encoded(body)), received_ns)
         return True
 
-    def snapshot(self, route: Route, pieces: Mapping[str, msgspec.Raw], received_ns: int) -> bool:
-        """Publish a market as a whole, in the place of what waits of it; return False if it has to come again."""
-        if not self._sink.wait_room(EVENT_ROOM, 0):
-            return False
+    def has_event_room(self) -> bool:
+        """Return whether there is room for what may not be conflated."""
+        return self._sink.wait_room(EVENT_ROOM, 0)
+
+    def snapshot(self, route: Route, pieces: Mapping[str, msgspec.Raw], received_ns: int) -> None:
+        """Publish a market as a whole, in the place of what waits of it."""
         self._waiting.drop((route.topic, code) for code in pieces)
         self._sink.publish_whole(route.topic, pieces, received_ns)
-        return True
+
+    def refuse(self, topic: Topic, reason: str) -> None:
+        """Refuse a topic whose data cannot be taken."""
+        self._sink.refuse(topic, "upstream_refused", reason)
 
     def leave_out(self, topic: Topic) -> None:
         """Leave out the progress of a download that waits, because its end is published."""
@@ -130,7 +135,7 @@ class Entrance:
             raise BadLine("bad_request", "data: account_id is another one than that of the topic")
         time_ms, received_ns = at
         now_ms = clock.time_ns() // _NS_PER_MS
-        if not self._is_restored or not self._sink.wait_room(EVENT_ROOM, 0):
+        if not self._is_restored or not self.has_event_room():
             return False
         if self._identities.is_late(time_ms, now_ms):
             raise BadLine("late", "the event is so old that it may have been published before")

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feeder.push import snapshots
 from feeder.push.conflation import Conflation
 from feeder.push.lines import Budget, Lines
 from feeder.push.message import BadLine, Hello
 from feeder.push.offer import BadHello, Offer, read_offer, read_permits
 from feeder.push.route import Route
+from feeder.push.snapshots import Snapshots
 from feeder.push.spoken import read_topic, spell
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import encode
-from qmt_bridge.wire.topics import FormulaSpec, Kind, formula_topic, parse_topic
+from qmt_bridge.wire.topics import FormulaSpec, Kind, Topic, formula_topic, parse_topic
 
 FORMULA = formula_topic(FormulaSpec("MA", "600519.SH", params={"N1": 5, "名": "值"}))
 
@@ -134,6 +136,35 @@ def test_values_of_other_bars_wait_beside_each_other() -> None:
 
     assert [put([1], ["MA1"]), put([2], ["MA1"]), put([1], ["MA2"]), put([1], ["MA1"])] == [0, 0, 0, 1]
     assert len(waiting) == 3
+
+
+def test_a_snapshot_is_that_of_all_its_parts() -> None:
+    found, market, other = Snapshots(), Topic("whole/SH/"), Topic("whole/SZ/")
+    assert found.add(market, {"600000.SH": {"a": 1}, "600001.SH": {"a": 1}}, 10)
+    assert found.add(other, {"000001.SZ": {"a": 1}}, 10)
+    assert found.add(market, {"600001.SH": {"a": 2}}, 10)
+    assert encode(found.take(market)) == b'{"600000.SH":{"a":1},"600001.SH":{"a":2}}'
+    assert found.take(market) == {}
+    nested: list[Any] = []
+    for _ in range(1000):
+        nested = [nested]
+    with pytest.raises(BadLine):
+        found.add(other, {"000001.SZ": {"a": 2}, "000002.SZ": {"a": nested}}, 10)
+    assert encode(found.take(other)) == b'{"000001.SZ":{"a":1}}'
+
+
+def test_snapshots_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES", 100)
+    monkeypatch.setattr(snapshots, "SNAPSHOTS_BYTES", 150)
+    found, one, other = Snapshots(), Topic("whole/SH/"), Topic("whole/SZ/")
+    assert found.add(one, {"600000.SH": {}}, 100)
+    assert found.add(other, {"000001.SZ": {}}, 50)
+    assert not found.add(other, {"000001.SZ": {}}, 1)
+    assert found.take(other) == {}
+    # What was forgotten counts no more.
+    assert found.add(other, {"000001.SZ": {}}, 50)
+    assert not found.add(one, {"600000.SH": {}}, 1)
+    assert found.add(other, {"000001.SZ": {}}, 50)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 300), st.booleans()), max_size=100))
