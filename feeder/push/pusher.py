@@ -40,15 +40,20 @@ class Asked:
         self.bodies: list[msgspec.Raw] = []
         self.size = 0
 
-    def add(self, part: History, size: int, others: int) -> bool:
-        """Take a part of the answer of so many bytes, beside those of `others`; return whether it is the last one.
+    def add(self, part: History, others: int) -> bool:
+        """Take a part of the answer, beside `others` bytes of other ones; return whether it is the last part.
 
-        Raise `BadLine`.
+        Raise `BadLine` for one that is too large: its bodies count, since a line may have many small records.
         """
-        self.size += size
-        if self.size > HISTORY_BYTES or others + size > HISTORIES_BYTES:
-            raise BadLine("too_long", f"a history has at most {HISTORY_BYTES:,} bytes")
-        self.bodies += (msgspec.Raw(encoded({self.code: [record]})) for record in part.data)
+        for record in part.data:
+            body = encoded({self.code: [record]})
+            self.size += len(body)
+            if self.size > HISTORY_BYTES or self.size + others > HISTORIES_BYTES:
+                raise BadLine(
+                    "too_long",
+                    f"a history has at most {HISTORY_BYTES:,} bytes, and all that have begun {HISTORIES_BYTES:,}",
+                )
+            self.bodies.append(msgspec.Raw(body))
         return not part.more
 
 

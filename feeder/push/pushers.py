@@ -29,7 +29,6 @@ from feeder.push.message import (
     Record,
     Refuse,
     State,
-    shown_hello,
     told,
 )
 from feeder.push.offer import BadHello, Offer, Permits, named, read_offer
@@ -233,7 +232,7 @@ class Pushers:
         connection.welcomed(partial(self._take, pusher))
         # Before the welcome is read, what other threads read says so too.
         self._show()
-        logger.info("pusher %s is connected: %s", hello.name, shown_hello(hello))
+        logger.info("pusher %s is connected: %s", hello.name, hello)
         connection.send(told("welcome", protocol=PROTOCOL, epoch=self._epoch, silence=SILENCE_SECONDS))
         for topic, parts in self._wanted.items():
             if topic not in self._told and offer.serves(parts):
@@ -327,8 +326,8 @@ class Pushers:
             # It came too late.
             return
         try:
-            others = sum(each.size for each in pusher.asked.values())
-            if not asked.add(message, pusher.connection.line_bytes, others):
+            others = sum(each.size for each in pusher.asked.values() if each is not asked)
+            if not asked.add(message, others):
                 return
         except BadLine as bad:
             del pusher.asked[message.id]
@@ -412,8 +411,8 @@ class Pushers:
             self._loop.call_later(FLUSH_SECONDS, self._flush)
 
     def _flush(self) -> None:
-        self._entrance.flush()
         self._flushing = False
+        self._entrance.flush()
         if self._entrance.has_waiting:
             self._flush_later()
 

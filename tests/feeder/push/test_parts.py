@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feeder.push import snapshots
+from feeder.push import pusher, snapshots
 from feeder.push.conflation import Conflation
 from feeder.push.lines import Budget, Lines
-from feeder.push.message import BadLine, Hello
+from feeder.push.message import BadLine, Hello, History
 from feeder.push.offer import BadHello, Offer, read_offer, read_permits
 from feeder.push.route import Route
 from feeder.push.snapshots import Snapshots
@@ -71,6 +71,14 @@ def test_what_is_no_topic_is_refused(spelled: bytes) -> None:
 
 def hello(**fields: Any) -> Hello:
     return Hello(**{"protocol": 1, "name": "ctp", "kinds": ["quote"], **fields})
+
+
+def test_a_hello_shows_neither_key_nor_account() -> None:
+    shown = repr(hello(key="a-key-of-the-tests", accounts=["1000000365"] * 200))
+    assert "a-key" not in shown
+    assert "1000000365" not in shown
+    assert shown.startswith("kinds quote, accounts ******0365 ")
+    assert len(shown) <= 500
 
 
 @pytest.mark.parametrize(
@@ -165,6 +173,22 @@ def test_snapshots_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch)
     assert found.add(other, {"000001.SZ": {}}, 50)
     assert not found.add(one, {"600000.SH": {}}, 1)
     assert found.add(other, {"000001.SZ": {}}, 50)
+
+
+def test_histories_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A body is {"1.SH":[{}]}.
+    monkeypatch.setattr(pusher, "HISTORY_BYTES", 3 * 13)
+    monkeypatch.setattr(pusher, "HISTORIES_BYTES", 5 * 13)
+
+    def add(count: int, others: int = 0) -> bool:
+        return pusher.Asked("1.SH", 0, 0.0).add(History(1, [{}] * count), others)
+
+    assert add(3)
+    assert add(2, 3 * 13)
+    for count, others in ((4, 0), (3, 3 * 13)):
+        with pytest.raises(BadLine) as raised:
+            add(count, others)
+        assert raised.value.code == "too_long"
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 300), st.booleans()), max_size=100))
