@@ -398,7 +398,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         EDGE | {"feeder.app", "feeder.conformance", "feeder.source", "feeder.sources"},
         {"asyncio", "socket"},
     ),
-    ("feeder/sources/*", EDGE | {"feeder.refusals", "feeder.source", "feeder.sources"}, {"asyncio", "socket"}),
+    (
+        "feeder/sources/*",
+        EDGE | {"feeder.composite", "feeder.refusals", "feeder.source", "feeder.sources"},
+        {"asyncio", "socket"},
+    ),
     ("feeder/refusals.py", set(), IMPURE),
     ("feeder/events.py", WIRE, IMPURE),
     ("feeder/xt/normalize.py", WIRE, IMPURE),
