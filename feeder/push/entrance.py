@@ -20,6 +20,7 @@ from feeder.push.route import Route, encoded
 from feeder.push.standing import Standing
 from feeder.source import Sink
 from qmt_bridge.system import clock
+from qmt_bridge.wire.messages import TRADE_TYPES
 from qmt_bridge.wire.topics import Kind, Topic
 
 logger = logging.getLogger(__name__)
@@ -37,15 +38,6 @@ _LOOK_EVERY = 50
 _FLUSHED = 100
 # Seconds until a journal that could not be read is tried again.
 _RETRY_SECONDS = 5.0
-# The types of /ws/trade (docs/websocket.md).
-EVENTS = frozenset(
-    (
-        *("order", "trade", "order_error", "cancel_error", "asset", "position", "account_status", "async_response"),
-        *("async_cancel_response", "connected", "disconnected", "smt_appointment_async_response"),
-        *("bank_transfer_async_response", "ctp_internal_transfer_async_response", "smart_algo_order_async_response"),
-        "operate_smart_task_async_response",
-    )
-)
 _NS_PER_MS = 1_000_000
 
 
@@ -127,7 +119,7 @@ class Entrance:
         """
         if not isinstance(identity, str) or not 1 <= len(identity) <= ID_CHARACTERS:
             raise BadLine("bad_request", f"id: a trade event has one of 1 to {ID_CHARACTERS} characters")
-        if not isinstance(event, str) or event not in EVENTS:
+        if not isinstance(event, str) or event not in TRADE_TYPES:
             raise BadLine("bad_request", f"event: expected a type of /ws/trade, got {str(event)[:40]!r}")
         if type(data) is not dict:
             raise BadLine("bad_request", "data: expected an object")
