@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from feeder.source import PROTOCOL, DownloadRequest, FeedState, Health, SessionState, Sink, Source
-from qmt_bridge.errors import ErrorCode
+from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.observation.delays import Delays
 from qmt_bridge.wire.messages import AccountState, PusherState, TradeEvent
 from qmt_bridge.wire.topics import Topic, TopicParts, parse_topic
@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
 
 class Composite:
-    """Sources in the order in which they are asked whether they serve a topic; the last one serves what is left."""
+    """Sources in the order in which they are asked whether they serve a topic; no source gets a kind that it lacks."""
 
     protocol = PROTOCOL
 
@@ -73,7 +73,10 @@ class Composite:
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
         """Stop publishing `topic` (see `Source`)."""
-        self._of(parts).unsubscribe(topic, parts)
+        # One that was refused, or never subscribed, is no error (see `Source`).
+        source = self._find(parts)
+        if source is not None:
+            source.unsubscribe(topic, parts)
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
         """Download history (see `Source`)."""
@@ -123,8 +126,16 @@ class Composite:
             if thread.is_alive():
                 logger.warning("source %s does not close; it is left behind", member.source.name)
 
+    def _find(self, parts: TopicParts) -> Source | None:
+        return next(
+            (each.source for each in self.members if parts.kind in each.source.kinds and each.serves(parts)), None
+        )
+
     def _of(self, parts: TopicParts) -> Source:
-        return next((member.source for member in self.members if member.serves(parts)), self.members[-1].source)
+        source = self._find(parts)
+        if source is None:
+            raise Refused("upstream_refused", f"no source of {self.name} serves this {parts.kind}")
+        return source
 
     def _tell_state(self, share: _Share, state: SessionState) -> None:
         """Publish the worst state after one source has changed its own; called by any thread.

@@ -8,7 +8,7 @@ from typing import Any
 from qmt_bridge.errors import ERROR_CODES, BadRequest
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.codes import check_code
-from qmt_bridge.wire.messages import view_of
+from qmt_bridge.wire.messages import TRADE_TYPES, view_of
 from qmt_bridge.wire.topics import Kind, TopicParts, formula_spec
 
 # Milliseconds from 1970 to 1990, when the exchanges opened; a time in seconds is below.
@@ -16,15 +16,6 @@ _FIRST_MS = 631_152_000_000
 # A bar has the time of its end: that of a year may be a year ahead.
 _AHEAD_MS = {"tick": 86_400_000}
 _AHEAD_BAR_MS = 400 * 86_400_000
-# The callbacks of xttrader (docs/websocket.md, "/ws/trade").
-TRADE_TYPES = frozenset(
-    (
-        *("order", "trade", "order_error", "cancel_error", "asset", "position", "account_status", "async_response"),
-        *("async_cancel_response", "connected", "disconnected", "smt_appointment_async_response"),
-        *("bank_transfer_async_response", "ctp_internal_transfer_async_response"),
-        *("smart_algo_order_async_response", "operate_smart_task_async_response"),
-    )
-)
 
 
 def as_read(body: object) -> Any:

@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
         self._refusal = refusal
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._lines = Lines(HELLO_BYTES)
+        self._lines = Lines(LINE_BYTES, HELLO_BYTES)
         self._until_hello: asyncio.TimerHandle | None = None
         self._waiting: deque[bytes | None] = deque()
         # A message that found no room, and whether a turn is planned.
@@ -106,7 +106,6 @@ class Connection(asyncio.Protocol):
     def welcomed(self, taker: Callable[[Message], bool]) -> None:
         """Note that the hello has come; `taker` takes all that follows."""
         self.taker = taker
-        self._lines.limit = LINE_BYTES
         self.arrived.set()
         if self._until_hello is not None:
             self._until_hello.cancel()
@@ -195,7 +194,8 @@ class Connection(asyncio.Protocol):
                     line = waiting.popleft()
                     self.number += 1
                     if line is None:
-                        raise BadLine("too_long", f"a line has at most {self._lines.limit:,} bytes")
+                        limit = HELLO_BYTES if self.number == 1 else LINE_BYTES
+                        raise BadLine("too_long", f"a line has at most {limit:,} bytes")
                     self.line_bytes = len(line)
                     message = decode(line)
                 if not self.taker(message):

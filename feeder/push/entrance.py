@@ -20,6 +20,7 @@ from feeder.push.route import Route, encoded
 from feeder.push.standing import Standing
 from feeder.source import Sink
 from qmt_bridge.system import clock
+from qmt_bridge.wire.messages import TRADE_TYPES
 from qmt_bridge.wire.topics import Kind, Topic
 
 logger = logging.getLogger(__name__)
@@ -37,15 +38,6 @@ _LOOK_EVERY = 50
 _FLUSHED = 100
 # Seconds until a journal that could not be read is tried again.
 _RETRY_SECONDS = 5.0
-# The types of /ws/trade (docs/websocket.md).
-EVENTS = frozenset(
-    (
-        *("order", "trade", "order_error", "cancel_error", "asset", "position", "account_status", "async_response"),
-        *("async_cancel_response", "connected", "disconnected", "smt_appointment_async_response"),
-        *("bank_transfer_async_response", "ctp_internal_transfer_async_response", "smart_algo_order_async_response"),
-        "operate_smart_task_async_response",
-    )
-)
 _NS_PER_MS = 1_000_000
 
 
@@ -86,7 +78,7 @@ class Entrance:
                 standing.conflated += self._waiting.put(route, body, received_ns)
                 self._on_waiting()
                 return True
-        elif not self._has_room() and not self._sink.wait_room(EVENT_ROOM, 0):
+        elif not self._has_room() and not self.has_event_room():
             return False
         if route.kind is Kind.WHOLE:
             self._sink.publish_whole(route.topic, _pieces(body), received_ns)
@@ -94,13 +86,18 @@ class Entrance:
             self._sink.publish(route.topic, msgspec.Raw(encoded(body)), received_ns)
         return True
 
-    def snapshot(self, route: Route, pieces: Mapping[str, msgspec.Raw], received_ns: int) -> bool:
-        """Publish a market as a whole, in the place of what waits of it; return False if it has to come again."""
-        if not self._sink.wait_room(EVENT_ROOM, 0):
-            return False
+    def has_event_room(self) -> bool:
+        """Return whether there is room for what may not be conflated."""
+        return self._sink.wait_room(EVENT_ROOM, 0)
+
+    def snapshot(self, route: Route, pieces: Mapping[str, msgspec.Raw], received_ns: int) -> None:
+        """Publish a market as a whole, in the place of what waits of it."""
         self._waiting.drop((route.topic, code) for code in pieces)
         self._sink.publish_whole(route.topic, pieces, received_ns)
-        return True
+
+    def refuse(self, topic: Topic, reason: str) -> None:
+        """Refuse a topic whose data cannot be taken."""
+        self._sink.refuse(topic, "upstream_refused", reason)
 
     def leave_out(self, topic: Topic) -> None:
         """Leave out the progress of a download that waits, because its end is published."""
@@ -122,7 +119,7 @@ class Entrance:
         """
         if not isinstance(identity, str) or not 1 <= len(identity) <= ID_CHARACTERS:
             raise BadLine("bad_request", f"id: a trade event has one of 1 to {ID_CHARACTERS} characters")
-        if not isinstance(event, str) or event not in EVENTS:
+        if not isinstance(event, str) or event not in TRADE_TYPES:
             raise BadLine("bad_request", f"event: expected a type of /ws/trade, got {str(event)[:40]!r}")
         if type(data) is not dict:
             raise BadLine("bad_request", "data: expected an object")
@@ -130,7 +127,7 @@ class Entrance:
             raise BadLine("bad_request", "data: account_id is another one than that of the topic")
         time_ms, received_ns = at
         now_ms = clock.time_ns() // _NS_PER_MS
-        if not self._is_restored or not self._sink.wait_room(EVENT_ROOM, 0):
+        if not self._is_restored or not self.has_event_room():
             return False
         if self._identities.is_late(time_ms, now_ms):
             raise BadLine("late", "the event is so old that it may have been published before")

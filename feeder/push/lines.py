@@ -12,12 +12,14 @@ LINE_BYTES = 4 * 1024 * 1024
 
 
 class Lines:
-    """The lines of one connection."""
+    """The lines of one connection; the first one, which is the hello, may have a limit of its own."""
 
-    def __init__(self, limit: int = LINE_BYTES) -> None:
-        # Bytes of the longest line.
-        self.limit = limit
-        self._parts: list[bytes] = []
+    def __init__(self, limit: int = LINE_BYTES, first_limit: int | None = None) -> None:
+        # Bytes of the longest line: of the one that comes now, and of those behind it.
+        self._limit = limit if first_limit is None else first_limit
+        self._later_limit = limit
+        # In one piece: a list of parts of a few bytes would take many times their bytes.
+        self._kept = bytearray()
         self._size = 0
 
     def feed(self, data: bytes) -> Iterator[bytes | None]:
@@ -28,33 +30,29 @@ class Lines:
             return
         yield self._end()
         *whole, last = more
-        if len(data) <= self.limit:
+        if len(data) <= self._limit:
             yield from whole
         else:
-            yield from (line if len(line) <= self.limit else None for line in whole)
+            yield from (line if len(line) <= self._limit else None for line in whole)
         self._add(last)
-
-    @property
-    def size(self) -> int:
-        """Return the bytes that are kept of a line that has not ended."""
-        return min(self._size, self.limit)
 
     def _add(self, part: bytes) -> None:
         self._size += len(part)
-        if self._size > self.limit:
-            self._parts.clear()
-        elif part:
-            self._parts.append(part)
+        if self._size > self._limit:
+            self._kept.clear()
+        else:
+            self._kept += part
 
     def _end(self) -> bytes | None:
-        line = None if self._size > self.limit else b"".join(self._parts)
-        self._parts.clear()
+        line = None if self._size > self._limit else bytes(self._kept)
+        self._kept.clear()
         self._size = 0
+        self._limit = self._later_limit
         return line
 
 
 class Budget:
-    """How many error lines a connection is sent: so many at once, and as many in each second. Time is an argument."""
+    """How often something may be done: so many times at once, and as many in each second. Time is an argument."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -62,7 +60,7 @@ class Budget:
         self._at: float | None = None
 
     def take(self, now: float) -> bool:
-        """Return whether one more may be sent at `now` (seconds of any clock)."""
+        """Return whether it may be done once more at `now` (seconds of any clock)."""
         if self._at is not None:
             self._left = min(self._rate, self._left + (now - self._at) * self._rate)
         self._at = now

@@ -30,6 +30,8 @@ TopicCode = Literal[
 _Text = Annotated[str, Meta(max_length=1000)]
 # Numbers of markets and accounts that a pusher may name, and the longest account.
 _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(min_length=1, max_length=200)]
+# Characters of a hello in the log, which has a line of each connection.
+_MOST_SHOWN = 500
 # Characters of the `id` of a trade event.
 ID_CHARACTERS = 128
 
@@ -66,6 +68,15 @@ class Hello(msgspec.Struct, frozen=True, tag_field="type", tag="hello"):
     simulated: bool = False
     history: bool = False
     key: str = ""
+
+    def __repr__(self) -> str:
+        """Return it as a log may show it: without the key, with masked accounts, and cut."""
+        parts = [f"kinds {' '.join(self.kinds)}"]
+        if self.markets is not None:
+            parts.append(f"markets {' '.join(self.markets)}")
+        if self.accounts is not None:
+            parts.append(f"accounts {' '.join(map(mask, self.accounts))}")
+        return ", ".join([*parts, *(["simulated"] if self.simulated else [])])[:_MOST_SHOWN]
 
 
 class State(msgspec.Struct, frozen=True, tag_field="type", tag="state"):
@@ -146,13 +157,3 @@ def decode(line: bytes) -> Message:
 def told(type_: str, **fields: object) -> bytes:
     """Return a line of the feeder's."""
     return encode({"type": type_, **fields}) + b"\n"
-
-
-def shown_hello(hello: Hello) -> str:
-    """Return a hello as a log may show it: without the key, and with masked accounts."""
-    parts = [f"kinds {' '.join(hello.kinds)}"]
-    if hello.markets is not None:
-        parts.append(f"markets {' '.join(hello.markets)}")
-    if hello.accounts is not None:
-        parts.append(f"accounts {' '.join(map(mask, hello.accounts))}")
-    return ", ".join([*parts, *(["simulated"] if hello.simulated else [])])

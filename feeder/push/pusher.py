@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,6 +11,7 @@ from feeder.push.entrance import Entrance
 from feeder.push.message import BadLine, History, Record
 from feeder.push.offer import Offer
 from feeder.push.route import Route, encoded
+from feeder.push.snapshots import TOO_LARGE, Snapshots
 from feeder.push.spoken import read_topic
 from feeder.push.standing import Standing
 from qmt_bridge.wire.source_history import HISTORY_BYTES
@@ -20,21 +20,11 @@ from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 # Bytes of the topics that are remembered as they were spelled; more are read anew.
 _ROUTE_BYTES = 16 * 1024 * 1024
 _ROUTE_OVERHEAD = 500
-# Bytes of the lines of a snapshot, and of all that a pusher has begun: that of a market has 3 MB.
-SNAPSHOT_BYTES = 16 * 1024 * 1024
-SNAPSHOTS_BYTES = 32 * 1024 * 1024
 # Bytes of all histories of which a pusher has sent a part.
 HISTORIES_BYTES = 32 * 1024 * 1024
 _NS_PER_MS = 1_000_000
 # Of a larger float in ms its ns would be infinite, or no 64 bits.
 MOST_MS = 2**53
-
-
-class Parts(NamedTuple):
-    """The parts so far of a snapshot that comes in several lines; the ticks are encoded."""
-
-    size: int
-    ticks: dict[str, msgspec.Raw]
 
 
 class Asked:
@@ -50,15 +40,20 @@ class Asked:
         self.bodies: list[msgspec.Raw] = []
         self.size = 0
 
-    def add(self, part: History, size: int, others: int) -> bool:
-        """Take a part of the answer of so many bytes, beside those of `others`; return whether it is the last one.
+    def add(self, part: History, others: int) -> bool:
+        """Take a part of the answer, beside `others` bytes of other ones; return whether it is the last part.
 
-        Raise `BadLine`.
+        Raise `BadLine` for one that is too large: its bodies count, since a line may have many small records.
         """
-        self.size += size
-        if self.size > HISTORY_BYTES or others + size > HISTORIES_BYTES:
-            raise BadLine("too_long", f"a history has at most {HISTORY_BYTES:,} bytes")
-        self.bodies += (msgspec.Raw(encoded({self.code: [record]})) for record in part.data)
+        for record in part.data:
+            body = encoded({self.code: [record]})
+            self.size += len(body)
+            if self.size > HISTORY_BYTES or self.size + others > HISTORIES_BYTES:
+                raise BadLine(
+                    "too_long",
+                    f"a history has at most {HISTORY_BYTES:,} bytes, and all that have begun {HISTORIES_BYTES:,}",
+                )
+            self.bodies.append(msgspec.Raw(body))
         return not part.more
 
 
@@ -88,9 +83,10 @@ class Pusher:
         self._downloads = downloads
         self._routes: dict[bytes, Route] = {}
         self._route_bytes = 0
-        # Snapshots that have begun, and the topics whose snapshot has come.
-        self._snapshots: dict[Topic, Parts] = {}
+        # Snapshots that have not ended; topics whose snapshot has come, and those whose snapshot was too large.
+        self._snapshots = Snapshots()
         self._begun: set[Topic] = set()
+        self._too_large: set[Topic] = set()
 
     def take(self, record: Record) -> bool:
         """Take a record; return False if it has to come again. Raise `BadLine`."""
@@ -100,18 +96,18 @@ class Pusher:
         received_ns = now if record.time is None else _received(record.time, now)
         if route.topic not in self._wanted:
             return self._take_other(route, record, received_ns)
-        body = route.body(record.data)
         if route.kind is Kind.WHOLE and (record.more or route.topic not in self._begun):
-            taken = self._take_part(route, body, received_ns, more=record.more)
+            taken = self._take_part(route, record, received_ns)
         else:
-            taken = self._entrance.market(route, body, received_ns, self.standing)
+            taken = self._entrance.market(route, route.body(record.data), received_ns, self.standing)
         self.standing.records += taken
         return taken
 
     def forget(self, topic: Topic) -> None:
         """Note that a topic begins anew, or has ended."""
-        self._snapshots.pop(topic, None)
+        self._snapshots.drop(topic)
         self._begun.discard(topic)
+        self._too_large.discard(topic)
 
     def served(self, spelled: bytes) -> Route:
         """Return the route of a topic that the pusher names; raise `BadLine` for one that it does not serve."""
@@ -144,22 +140,23 @@ class Pusher:
         self.standing.records += taken
         return taken
 
-    def _take_part(self, route: Route, ticks: dict[str, Any], received_ns: int, *, more: bool) -> bool:
-        """Take a part of a snapshot, which is published as one: nobody gets the end of one that has not begun."""
-        before = self._snapshots.get(route.topic, Parts(0, {}))
-        size = before.size + self.connection.line_bytes
-        others = sum(parts.size for parts in self._snapshots.values())
-        if size > SNAPSHOT_BYTES or others + self.connection.line_bytes > SNAPSHOTS_BYTES:
-            self._snapshots.pop(route.topic, None)
-            raise BadLine("too_long", f"a snapshot has at most {SNAPSHOT_BYTES:,} bytes, and its parts are left out")
-        pieces = before.ticks | {code: msgspec.Raw(encoded(tick)) for code, tick in ticks.items()}
-        if more:
-            self._snapshots[route.topic] = Parts(size, pieces)
+    def _take_part(self, route: Route, record: Record, received_ns: int) -> bool:
+        """Take a part of a snapshot, which is published as one: what lacks its begin would look like a whole market."""
+        topic = route.topic
+        if topic in self._too_large:
             return True
-        if not self._entrance.snapshot(route, pieces, received_ns):
+        # Before the part is read, which is as large as a line may be and would be read at each attempt.
+        if not record.more and not self._entrance.has_event_room():
             return False
-        self._snapshots.pop(route.topic, None)
-        self._begun.add(route.topic)
+        if not self._snapshots.add(topic, route.body(record.data), self.connection.line_bytes):
+            # What follows cannot be told from another snapshot: nothing is taken until the topic is subscribed again.
+            self._too_large.add(topic)
+            self._begun.discard(topic)
+            self._entrance.refuse(topic, TOO_LARGE)
+            raise BadLine("too_long", TOO_LARGE)
+        if not record.more:
+            self._entrance.snapshot(route, self._snapshots.take(topic), received_ns)
+            self._begun.add(topic)
         return True
 
 

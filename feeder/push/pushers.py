@@ -29,7 +29,6 @@ from feeder.push.message import (
     Record,
     Refuse,
     State,
-    shown_hello,
     told,
 )
 from feeder.push.offer import BadHello, Offer, Permits, named, read_offer
@@ -81,10 +80,9 @@ class Pushers:
         self._told: dict[Topic, str] = {}
         self._downloads: dict[Topic, str] = {}
         self._feed: Feed | None = None
-        # Changes that may be told at once; what is told later, and whether a state in between has told of a loss.
+        # Changes that may be told at once, and what tells the others later.
         self._changes = Budget(CHANGES_A_SECOND)
         self._telling: asyncio.TimerHandle | None = None
-        self._untold_loss = False
         self._accounts: list[AccountState] = []
         self._refused = Refusals()
         self._flushing = False
@@ -234,7 +232,7 @@ class Pushers:
         connection.welcomed(partial(self._take, pusher))
         # Before the welcome is read, what other threads read says so too.
         self._show()
-        logger.info("pusher %s is connected: %s", hello.name, shown_hello(hello))
+        logger.info("pusher %s is connected: %s", hello.name, hello)
         connection.send(told("welcome", protocol=PROTOCOL, epoch=self._epoch, silence=SILENCE_SECONDS))
         for topic, parts in self._wanted.items():
             if topic not in self._told and offer.serves(parts):
@@ -281,13 +279,8 @@ class Pushers:
             case Heartbeat():
                 pass
             case State():
-                standing = pusher.standing
-                if message.data_lost and standing.data_lost:
-                    # Each loss is told, also one in the same state.
-                    standing.data_lost = False
-                    self._tell_state()
                 reason = message.reason if message.state != "up" else None
-                standing.turn(message.state, reason, _now_ms(), data_lost=message.data_lost)
+                self._standings.say(pusher.name, message.state, reason, _now_ms(), data_lost=message.data_lost)
                 self._tell_state()
             case Accounts():
                 self._set_accounts(pusher, message)
@@ -333,8 +326,8 @@ class Pushers:
             # It came too late.
             return
         try:
-            others = sum(each.size for each in pusher.asked.values())
-            if not asked.add(message, pusher.connection.line_bytes, others):
+            others = sum(each.size for each in pusher.asked.values() if each is not asked)
+            if not asked.add(message, others):
                 return
         except BadLine as bad:
             del pusher.asked[message.id]
@@ -418,8 +411,8 @@ class Pushers:
             self._loop.call_later(FLUSH_SECONDS, self._flush)
 
     def _flush(self) -> None:
-        self._entrance.flush()
         self._flushing = False
+        self._entrance.flush()
         if self._entrance.has_waiting:
             self._flush_later()
 
@@ -427,30 +420,35 @@ class Pushers:
 
     def _tell_state(self) -> None:
         """Tell the feed and the accounts, if they have changed; what changes too often is told a moment later."""
-        feed, accounts = self._standings.feed(), self._standings.accounts()
         self._show()
-        if feed == self._feed and accounts == self._accounts:
+        if not self._has_news():
             return
         if self._telling is None and self._changes.take(clock.monotonic()):
-            self._tell(feed, accounts)
-            return
-        self._untold_loss = self._untold_loss or feed.data_lost
-        if self._telling is None:
+            self._tell()
+        elif self._telling is None:
             self._telling = self._loop.call_later(1 / CHANGES_A_SECOND, self._tell_newest)
+
+    def _has_news(self) -> bool:
+        feed = self._standings.feed()
+        is_known = self._feed is not None and feed[:2] == self._feed[:2] and not feed.data_lost
+        return not is_known or self._standings.accounts() != self._accounts
 
     def _tell_newest(self) -> None:
         self._telling = None
-        feed = self._standings.feed()
-        feed = feed._replace(data_lost=feed.data_lost or self._untold_loss)
-        self._untold_loss = False
-        self._tell(feed, self._standings.accounts())
+        if self._has_news():
+            self._tell()
 
-    def _tell(self, feed: Feed, accounts: list[AccountState]) -> None:
+    def _tell(self) -> None:
+        feed, accounts = self._standings.feed(), self._standings.accounts()
         if accounts != self._accounts:
             self._accounts = accounts
             self._sink.set_accounts(accounts)
-        if feed != self._feed:
+        if self._feed is None or feed[:2] != self._feed[:2] or feed.data_lost:
+            if feed == self._feed:
+                # Another loss in the same state: the same report twice would be none.
+                self._sink.set_state(feed.state, feed.reason)
             self._feed = feed
+            self._standings.told()
             self._sink.set_state(feed.state, feed.reason, data_lost=feed.data_lost)
 
     def _show(self) -> None:

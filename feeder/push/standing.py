@@ -23,7 +23,7 @@ MOST_GONE = 64
 
 
 class Feed(NamedTuple):
-    """The state of the feed, as `Sink.set_state` takes it."""
+    """The state of the feed, as `Sink.set_state` takes it; `data_lost` is a loss that was not told yet."""
 
     state: Session
     reason: str | None
@@ -40,7 +40,6 @@ class Standing:
     since: int
     state: Session = "connecting"
     reason: str | None = None
-    data_lost: bool = False
     connected: bool = False
     # Whether it was connected and has not said bye since; and whether it has said so, and is not missed.
     was_there: bool = False
@@ -53,11 +52,11 @@ class Standing:
     refused: int = 0
     conflated: int = 0
 
-    def turn(self, state: Session, reason: str | None, now: int, *, data_lost: bool = False) -> None:
+    def turn(self, state: Session, reason: str | None, now: int) -> None:
         """Note a state."""
         if (state, reason) != (self.state, self.reason):
             self.since = now
-        self.state, self.reason, self.data_lost = state, reason, data_lost
+        self.state, self.reason = state, reason
 
 
 class Standings:
@@ -65,6 +64,8 @@ class Standings:
 
     def __init__(self, named: Collection[str], now: int) -> None:
         self._known = {name: Standing(name, True, now) for name in named}
+        # Whether data was lost since the last `told`: a state may last, and a loss is told once.
+        self._has_loss = False
 
     def welcome(self, name: str, offer: Offer, now: int, *, simulated: bool = False) -> Standing:
         """Note that a pusher is connected; one that comes back may have missed data."""
@@ -74,15 +75,20 @@ class Standings:
         for each in overtaken:
             del self._known[each.name]
         standing = self._known.setdefault(name, Standing(name, False, now))
-        lost = standing.was_there or bool(overtaken)
+        self._has_loss |= standing.was_there or bool(overtaken)
         standing.offer, standing.simulated = offer, simulated
         standing.connected = standing.was_there = True
         standing.said_bye = False
-        standing.turn("up", None, now, data_lost=lost)
+        standing.turn("up", None, now)
         standing.accounts = {
             account: AccountState(mask(account), "", "up", since=now) for account in sorted(offer.accounts or ())
         }
         return standing
+
+    def say(self, name: str, state: Session, reason: str | None, now: int, *, data_lost: bool) -> None:
+        """Note what a pusher says of itself."""
+        self._known[name].turn(state, reason, now)
+        self._has_loss |= data_lost
 
     def gone(self, name: str, now: int, *, bye: bool) -> None:
         """Note that a pusher's connection has ended; after `bye` it is not missed."""
@@ -90,6 +96,8 @@ class Standings:
         standing.connected = False
         if not bye:
             standing.turn("down", GONE, now)
+            # The last one: those that have been gone for longest are forgotten first.
+            self._known[name] = self._known.pop(name)
             for account, state in standing.accounts.items():
                 standing.accounts[account] = AccountState(state.account, state.type, "down", GONE, now)
             left = [each.name for each in self._known.values() if _left(each) and not each.is_named]
@@ -119,12 +127,16 @@ class Standings:
         # One that ended in order and may come again by the setting is not missed.
         missed = [each for each in self._known.values() if not each.said_bye]
         if not missed:
-            return Feed("connecting", None, False)
+            return Feed("connecting", None, self._has_loss)
         worst = max(missed, key=lambda each: _RANK[each.state])
         reason = worst.reason
         if worst.state == "connecting":
             reason = f"waiting for {worst.name}"
-        return Feed(worst.state, reason, any(each.data_lost for each in missed))
+        return Feed(worst.state, reason, self._has_loss)
+
+    def told(self) -> None:
+        """Note that the feed was told, and a loss with it."""
+        self._has_loss = False
 
     def accounts(self) -> list[AccountState]:
         """Return the states of all accounts."""

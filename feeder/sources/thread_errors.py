@@ -6,6 +6,7 @@ import logging
 import threading
 from types import TracebackType
 
+from feeder.composite import Composite
 from feeder.source import Source
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,8 @@ class ThreadErrors:
     def __init__(self, source: Source) -> None:
         self.told: str | None = None
         self._name = source.name
-        module = type(source).__module__
-        own = module.partition(".")[0]
-        self._package = module.rpartition(".")[0] if own == "feeder" else own
+        members = [member.source for member in source.members] if isinstance(source, Composite) else [source]
+        self._packages = [_package(each) for each in members]
 
     def __enter__(self) -> ThreadErrors:
         self._before = threading.excepthook
@@ -46,7 +46,13 @@ class ThreadErrors:
     def _is_own(self, traceback: TracebackType | None) -> bool:
         while traceback is not None:
             module = str(traceback.tb_frame.f_globals.get("__name__"))
-            if module == self._package or module.startswith(f"{self._package}."):
+            if any(module == each or module.startswith(f"{each}.") for each in self._packages):
                 return True
             traceback = traceback.tb_next
         return False
+
+
+def _package(source: Source) -> str:
+    module = type(source).__module__
+    own = module.partition(".")[0]
+    return module.rpartition(".")[0] if own == "feeder" else own

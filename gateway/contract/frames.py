@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from qmt_bridge.errors import ErrorCode
-from qmt_bridge.wire.messages import TradeState
+from qmt_bridge.wire.messages import TradeState, TradeType
 
 # What a client has sent in `id`.
 Id = int | float | str | UnsetType
@@ -103,26 +103,6 @@ class DownloadFailed(msgspec.Struct, frozen=True, kw_only=True):
     code: ErrorCode
     error: str
     failed: dict[str, str]
-
-
-TradeType = Literal[
-    "order",
-    "trade",
-    "order_error",
-    "cancel_error",
-    "asset",
-    "position",
-    "account_status",
-    "async_response",
-    "async_cancel_response",
-    "connected",
-    "disconnected",
-    "smt_appointment_async_response",
-    "bank_transfer_async_response",
-    "ctp_internal_transfer_async_response",
-    "smart_algo_order_async_response",
-    "operate_smart_task_async_response",
-]
 
 
 class TradeEvent(_Frame, frozen=True, kw_only=True):

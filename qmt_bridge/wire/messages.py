@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
@@ -180,6 +180,28 @@ class DownloadEnd(msgspec.Struct, frozen=True):
     code: str = ""
     error: str = ""
     failed: dict[str, str] = {}
+
+
+# Types of trade events: the callbacks of xttrader (docs/websocket.md, "/ws/trade").
+TradeType = Literal[
+    "order",
+    "trade",
+    "order_error",
+    "cancel_error",
+    "asset",
+    "position",
+    "account_status",
+    "async_response",
+    "async_cancel_response",
+    "connected",
+    "disconnected",
+    "smt_appointment_async_response",
+    "bank_transfer_async_response",
+    "ctp_internal_transfer_async_response",
+    "smart_algo_order_async_response",
+    "operate_smart_task_async_response",
+]
+TRADE_TYPES: frozenset[str] = frozenset(get_args(TradeType))
 
 
 class TradeEvent(msgspec.Struct, frozen=True):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
+
+import pytest
 
 from feeder.composite import Composite, Member
-from feeder.source import FeedState, Sink, Source
+from feeder.source import DownloadRequest, FeedState, Sink, Source
+from feeder.sources.said import known_state
+from feeder.sources.thread_errors import ThreadErrors
+from qmt_bridge.errors import Refused
 from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts, parse_topic
 from tests.support.sink import Recording
 
 
@@ -27,11 +34,26 @@ class Told(Recording):
 class Part:
     """A source that keeps the sink that it is started with."""
 
-    simulated = lossless = False
-    kinds: frozenset[Any] = frozenset()
+    name, simulated, lossless = "part", False, False
+
+    def __init__(self, *kinds: Kind) -> None:
+        self.kinds = frozenset(kinds)
+        self.calls: list[str] = []
 
     def start(self, sink: Sink) -> None:
         self.sink = sink
+
+    def subscribe(self, topic: Topic, parts: TopicParts) -> None:
+        self.calls.append(f"subscribe {topic}")
+
+    def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
+        self.calls.append(f"unsubscribe {topic}")
+
+    def download(self, topic: Topic, request: DownloadRequest) -> None:
+        self.calls.append(f"download {topic}")
+
+    def history(self, number: int, topic: Topic, parts: TopicParts, day_ms: int) -> None:
+        self.calls.append(f"history {topic}")
 
 
 def two() -> tuple[Told, Sink, Sink]:
@@ -80,3 +102,50 @@ def test_accounts_of_all_sources_are_told_together() -> None:
     assert told.accounts == ["1", "2"]
     one.set_accounts([])
     assert told.accounts == ["2"]
+
+
+def test_each_call_reaches_the_source_of_its_topic() -> None:
+    first, last = Part(Kind.QUOTE, Kind.L2), Part(Kind.QUOTE, Kind.DOWNLOAD)
+    members = [
+        Member(cast(Source, first), lambda parts: parts.name.endswith(".SF")),
+        Member(cast(Source, last), lambda parts: True),
+    ]
+    both = Composite("first+last", members)
+    for topic in (Topic("quote/rb2510.SF/tick/"), Topic("quote/600519.SH/tick/")):
+        parts = parse_topic(topic)
+        both.subscribe(topic, parts)
+        both.history(1, topic, parts, 0)
+        both.unsubscribe(topic, parts)
+    both.download(Topic("download/1/"), DownloadRequest((), "1d", "", ""))
+    for calls, code in ((first.calls, "rb2510.SF"), (last.calls, "600519.SH")):
+        assert calls[:3] == [f"{call} quote/{code}/tick/" for call in ("subscribe", "history", "unsubscribe")]
+    assert (first.calls[3:], last.calls[3:]) == ([], ["download download/1/"])
+
+
+def test_no_source_gets_a_kind_that_it_lacks() -> None:
+    first, last = Part(Kind.L2), Part(Kind.QUOTE)
+    members = [Member(cast(Source, first), lambda parts: False), Member(cast(Source, last), lambda parts: True)]
+    both, topic = Composite("first+last", members), Topic("l2/600519.SH/0/")
+    with pytest.raises(Refused) as raised:
+        both.subscribe(topic, parse_topic(topic))
+    assert raised.value.code == "upstream_refused"
+    both.unsubscribe(topic, parse_topic(topic))
+    assert first.calls == last.calls == []
+
+
+def test_thread_that_fails_is_that_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", others.append)
+    both = Composite("one+other", [Member(cast(Source, Part()), lambda parts: True)])
+
+    def fails() -> None:
+        raise ValueError("of this package")
+
+    with ThreadErrors(both) as errors:
+        # An error of the feeder is none of its source, although Composite is of the feeder.
+        for target, arguments, told in ((known_state, ("fine",), False), (fails, (), True)):
+            thread = threading.Thread(target=target, args=arguments, name="of-a-test")
+            thread.start()
+            thread.join()
+            assert (errors.told is not None) == told
+    assert len(others) == 1

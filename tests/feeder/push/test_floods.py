@@ -31,3 +31,27 @@ def test_nothing_is_served_before_the_thread_has_begun(tmp_path: Path) -> None:
     with desk(tmp_path) as found:
         before = Pushers(found.feeder.publisher.inbox, {}, "", 1)
         assert all(before.served[kind] for kind in found.push.kinds)
+
+
+def test_each_loss_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk(tmp_path) as found:
+        told: list[tuple[str, str | None, bool]] = []
+        monkeypatch.setattr(
+            found.push._sink,
+            "set_state",
+            lambda state, reason=None, *, data_lost=False: told.append((state, reason, data_lost)),
+        )
+        losing, other = found.pusher(name="losing", kinds=["l2"]), found.pusher(name="other")
+        lost = {"type": "state", "state": "up", "data_lost": True}
+        losing.say(lost, lost)
+        wait_for(lambda: told.count(("up", None, True)) == 2, lambda: f"two losses in {told}")
+        # A later change of another pusher is no loss.
+        other.say({"type": "state", "state": "stale", "reason": "x"})
+        wait_for(lambda: told[-1][0] == "stale", lambda: f"a change in {told}")
+    first = told.index(("up", None, True))
+    assert told[first : first + 4] == [
+        ("up", None, True),
+        ("up", None, False),
+        ("up", None, True),
+        ("stale", "x", False),
+    ]

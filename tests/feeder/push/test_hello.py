@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from feeder.push import connection
-from tests.support.pushing import CODE, KEY, QUOTE, Desk, desk, names
+from tests.support.pushing import CODE, KEY, QUOTE, SPOKEN, Desk, desk, names
 from tests.support.waiting import wait_for
 
 
@@ -88,6 +88,14 @@ def test_before_the_hello_a_bad_line_ends(running: Desk, line: bytes) -> None:
     assert refused["code"] == "bad_request"
     # Whatever follows: a page of a browser can send any line behind its headers.
     assert pusher.line() is None
+
+
+def test_a_long_line_may_follow_the_hello_at_once(running: Desk) -> None:
+    pusher = running.connect()
+    hello = {"type": "hello", "protocol": 1, "name": "desk", "kinds": ["quote"], "key": KEY}
+    pusher.say(hello, {"topic": SPOKEN, "data": {"x": "y" * 2 * connection.HELLO_BYTES}}, {"type": "nonsense"})
+    error = pusher.until("error")
+    assert (error["line"], error["code"]) == (3, "bad_request")
 
 
 def test_a_connection_without_a_hello_ends(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

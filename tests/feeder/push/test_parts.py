@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feeder.push import pusher, snapshots
 from feeder.push.conflation import Conflation
 from feeder.push.lines import Budget, Lines
-from feeder.push.message import BadLine, Hello
+from feeder.push.message import BadLine, Hello, History
 from feeder.push.offer import BadHello, Offer, read_offer, read_permits
 from feeder.push.route import Route
+from feeder.push.snapshots import Snapshots
 from feeder.push.spoken import read_topic, spell
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import encode
-from qmt_bridge.wire.topics import FormulaSpec, Kind, formula_topic, parse_topic
+from qmt_bridge.wire.topics import FormulaSpec, Kind, Topic, formula_topic, parse_topic
 
 FORMULA = formula_topic(FormulaSpec("MA", "600519.SH", params={"N1": 5, "名": "值"}))
 
@@ -30,7 +32,14 @@ def test_lines_do_not_depend_on_how_bytes_come(data: bytes, sizes: list[int]) ->
         rest = rest[size:]
     found += lines.feed(rest)
     assert found == [line if len(line) <= 8 else None for line in data.split(b"\n")[:-1]]
-    assert lines.size <= 8
+    assert len(lines._kept) <= 8
+
+
+@given(st.binary(max_size=40), st.integers(0, 45))
+def test_the_first_line_has_a_limit_of_its_own(data: bytes, place: int) -> None:
+    lines, whole = Lines(limit=16, first_limit=4), b"hello\n1234\n" + data
+    found = [*lines.feed(whole[:place]), *lines.feed(whole[place:])]
+    assert found == [None, b"1234", *(line if len(line) <= 16 else None for line in data.split(b"\n")[:-1])]
 
 
 def test_error_lines_have_a_rate() -> None:
@@ -62,6 +71,14 @@ def test_what_is_no_topic_is_refused(spelled: bytes) -> None:
 
 def hello(**fields: Any) -> Hello:
     return Hello(**{"protocol": 1, "name": "ctp", "kinds": ["quote"], **fields})
+
+
+def test_a_hello_shows_neither_key_nor_account() -> None:
+    shown = repr(hello(key="a-key-of-the-tests", accounts=["1000000365"] * 200))
+    assert "a-key" not in shown
+    assert "1000000365" not in shown
+    assert shown.startswith("kinds quote, accounts ******0365 ")
+    assert len(shown) <= 500
 
 
 @pytest.mark.parametrize(
@@ -127,6 +144,51 @@ def test_values_of_other_bars_wait_beside_each_other() -> None:
 
     assert [put([1], ["MA1"]), put([2], ["MA1"]), put([1], ["MA2"]), put([1], ["MA1"])] == [0, 0, 0, 1]
     assert len(waiting) == 3
+
+
+def test_a_snapshot_is_that_of_all_its_parts() -> None:
+    found, market, other = Snapshots(), Topic("whole/SH/"), Topic("whole/SZ/")
+    assert found.add(market, {"600000.SH": {"a": 1}, "600001.SH": {"a": 1}}, 10)
+    assert found.add(other, {"000001.SZ": {"a": 1}}, 10)
+    assert found.add(market, {"600001.SH": {"a": 2}}, 10)
+    assert encode(found.take(market)) == b'{"600000.SH":{"a":1},"600001.SH":{"a":2}}'
+    assert found.take(market) == {}
+    nested: list[Any] = []
+    for _ in range(1000):
+        nested = [nested]
+    with pytest.raises(BadLine):
+        found.add(other, {"000001.SZ": {"a": 2}, "000002.SZ": {"a": nested}}, 10)
+    assert encode(found.take(other)) == b'{"000001.SZ":{"a":1}}'
+
+
+def test_snapshots_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES", 100)
+    monkeypatch.setattr(snapshots, "SNAPSHOTS_BYTES", 150)
+    found, one, other = Snapshots(), Topic("whole/SH/"), Topic("whole/SZ/")
+    assert found.add(one, {"600000.SH": {}}, 100)
+    assert found.add(other, {"000001.SZ": {}}, 50)
+    assert not found.add(other, {"000001.SZ": {}}, 1)
+    assert found.take(other) == {}
+    # What was forgotten counts no more.
+    assert found.add(other, {"000001.SZ": {}}, 50)
+    assert not found.add(one, {"600000.SH": {}}, 1)
+    assert found.add(other, {"000001.SZ": {}}, 50)
+
+
+def test_histories_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A body is {"1.SH":[{}]}.
+    monkeypatch.setattr(pusher, "HISTORY_BYTES", 3 * 13)
+    monkeypatch.setattr(pusher, "HISTORIES_BYTES", 5 * 13)
+
+    def add(count: int, others: int = 0) -> bool:
+        return pusher.Asked("1.SH", 0, 0.0).add(History(1, [{}] * count), others)
+
+    assert add(3)
+    assert add(2, 3 * 13)
+    for count, others in ((4, 0), (3, 3 * 13)):
+        with pytest.raises(BadLine) as raised:
+            add(count, others)
+        assert raised.value.code == "too_long"
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 300), st.booleans()), max_size=100))

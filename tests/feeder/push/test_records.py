@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from feeder.push import pushers
+from feeder.push import pushers, snapshots
 from tests.support.pushing import ACCOUNT, CODE, KEY, QUOTE, SPOKEN, Desk, desk
 
 WHOLE = "whole/SH/"
@@ -170,16 +170,28 @@ def test_a_snapshot_in_parts_is_published_as_one(running: Desk) -> None:
     assert pusher.until("error")["code"] == "bad_request"
 
 
-def test_a_snapshot_has_a_bound(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feeder.push.pusher.SNAPSHOT_BYTES", 1000)
+def test_a_topic_with_too_large_a_snapshot_is_refused(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES", 1000)
     consumer = running.consumer(WHOLE)
     pusher = running.pusher(kinds=["whole"])
     pusher.until("subscribe")
     for _ in range(20):
         pusher.push({"600000.SH": {"a": 1}}, MARKET, more=True)
-    assert pusher.until("error")["code"] == "too_long"
+    # Its end is no market as a whole, and neither is what follows.
+    pusher.push({"600001.SH": {"a": 2}}, MARKET)
     pusher.push({"600002.SH": {"a": 3}}, MARKET)
-    assert "600002.SH" in consumer.body()[1]
+    assert pusher.until("error")["code"] == "too_long"
+    consumer.until(lambda: consumer.state_of(WHOLE).state == "refused")
+    pusher.say({"type": "nonsense"})
+    assert pusher.until("error")["line"] == 24
+    assert consumer.bodies == []
+    # It begins anew once it is subscribed again.
+    consumer.leave(WHOLE)
+    pusher.until("unsubscribe")
+    consumer.want(WHOLE)
+    pusher.until("subscribe")
+    pusher.push({"600003.SH": {"a": 4}}, MARKET)
+    assert consumer.body() == (WHOLE, {"600003.SH": {"a": 4}})
 
 
 PROGRAM = """

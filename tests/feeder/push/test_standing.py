@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from feeder.push.message import Account
 from feeder.push.offer import Offer
-from feeder.push.standing import GONE, MOST_GONE, Feed, Standing, Standings
+from feeder.push.standing import GONE, MOST_GONE, Feed, Standings
 from qmt_bridge.wire.topics import Kind
 
 NAMES = ("ctp", "desk", "qmt")
@@ -26,9 +26,9 @@ class Pushers(RuleBasedStateMachine):
         super().__init__()
         self.standings = Standings(["ctp"], 0)
         self.now = 0
-        self.there: dict[str, Standing] = {}
-        # By name: the state, the reason, whether data was lost.
-        self.model: dict[str, tuple[str, str | None, bool]] = {"ctp": ("connecting", None, False)}
+        # The state by name, and whether data was lost since the feed was told.
+        self.model: dict[str, str] = {"ctp": "connecting"}
+        self.has_loss = False
         self.connected: set[str] = set()
         self.died: set[str] = set()
 
@@ -36,8 +36,9 @@ class Pushers(RuleBasedStateMachine):
     def comes(self, name: str) -> None:
         if name not in self.connected:
             self.now += 1
-            self.there[name] = self.standings.welcome(name, OFFERS[name], self.now)
-            self.model[name] = ("up", None, name in self.died)
+            self.standings.welcome(name, OFFERS[name], self.now)
+            self.model[name] = "up"
+            self.has_loss |= name in self.died
             self.connected.add(name)
             self.died.discard(name)
 
@@ -46,15 +47,16 @@ class Pushers(RuleBasedStateMachine):
         if name in self.connected:
             self.now += 1
             reason = None if state == "up" else f"{name} is {state}"
-            self.there[name].turn(state, reason, self.now, data_lost=lost)
-            self.model[name] = (state, reason, lost)
+            self.standings.say(name, state, reason, self.now, data_lost=lost)
+            self.model[name] = state
+            self.has_loss |= lost
 
     @rule(name=st.sampled_from(NAMES))
     def dies(self, name: str) -> None:
         if name in self.connected:
             self.now += 1
             self.standings.gone(name, self.now, bye=False)
-            self.model[name] = ("down", GONE, False)
+            self.model[name] = "down"
             self.connected.discard(name)
             self.died.add(name)
 
@@ -66,14 +68,19 @@ class Pushers(RuleBasedStateMachine):
             del self.model[name]
             self.connected.discard(name)
 
+    @rule()
+    def is_told(self) -> None:
+        self.standings.told()
+        self.has_loss = False
+
     @invariant()
     def the_feed_is_as_the_worst(self) -> None:
         feed = self.standings.feed()
+        assert feed.data_lost == self.has_loss
         if not self.model:
-            assert feed == Feed("connecting", None, False)
+            assert feed[:2] == ("connecting", None)
             return
-        assert feed.state == max((state for state, _, _ in self.model.values()), key=RANK.index)
-        assert feed.data_lost == any(lost for _, _, lost in self.model.values())
+        assert feed.state == max(self.model.values(), key=RANK.index)
 
     @invariant()
     def accounts_are_those_of_known_pushers(self) -> None:
@@ -85,7 +92,7 @@ class Pushers(RuleBasedStateMachine):
     @invariant()
     def each_is_listed(self) -> None:
         listed = {each.name: each.state for each in self.standings.listed({})}
-        assert {name: state for name, (state, _, _) in self.model.items()}.items() <= listed.items()
+        assert self.model.items() <= listed.items()
         assert set(listed) - set(self.model) <= {"ctp"}
 
 
@@ -116,6 +123,18 @@ def test_names_that_change_all_the_time_are_bounded() -> None:
         standings.welcome(f"p{number}", Offer({Kind.TRADE: None}, frozenset((str(number),))), number)
         standings.gone(f"p{number}", number, bye=False)
     assert len(standings.listed({})) == MOST_GONE
+
+
+def test_the_one_that_died_last_is_remembered() -> None:
+    standings = Standings([], 0)
+    standings.welcome("old", quotes("SH"), 0)
+    for number in range(MOST_GONE):
+        standings.welcome(f"p{number}", Offer({Kind.TRADE: None}, frozenset((str(number),))), number)
+        standings.gone(f"p{number}", number, bye=False)
+    standings.gone("old", MOST_GONE, bye=False)
+    standings.told()
+    standings.welcome("old", quotes("SH"), MOST_GONE + 1)
+    assert standings.feed().data_lost
 
 
 def test_an_account_keeps_its_time_while_it_stays() -> None:

@@ -15,6 +15,7 @@ import zmq
 from feeder.push import entrance
 from feeder.xt.trading.records import EVENTS
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.messages import TRADE_TYPES
 from tests.support.pushing import ACCOUNT, TRADE, Desk, desk
 from tests.support.waiting import wait_for
 
@@ -58,7 +59,7 @@ def ids(events: list[dict[str, Any]]) -> list[str]:
 
 
 def test_the_types_are_those_of_the_documented_layer() -> None:
-    assert set(EVENTS.values()) <= entrance.EVENTS
+    assert set(EVENTS.values()) <= TRADE_TYPES
 
 
 def test_a_resent_event_is_no_second_one(running: Desk) -> None:
