@@ -7,7 +7,6 @@ not get on costs its place for a second once others wait for it, and nobody else
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from feeder.push.connection import HELLO_SECONDS, Connection, Owner
@@ -41,6 +41,10 @@ _BACKLOG = 64
 _EXHAUSTED_SECONDS = 1.0
 _ADDRESS = re.compile(r"tcp://(\[[^\]]+\]|[^:]+):(\*|\d+)")
 SHORTEST_KEY = 16
+_UNTOLD = "the system does not tell whose connection this is"
+if sys.platform == "win32":
+    # So it is with a terminal that was started as administrator beside a feeder that was not.
+    _UNTOLD += ", as of a program that runs as administrator or as another user"
 
 
 class Listener:
@@ -64,42 +68,54 @@ class Listener:
         self._refused_ones: deque[Connection] = deque()
 
     async def serve(self, owner: Owner) -> None:
-        """Accept connections until `close`."""
+        """Accept connections until `close`, which lets it end."""
         self._owner = owner
-        if not self._is_local:
-            self._certificate = Certificate(self._config.tls_cert, self._config.tls_key)
         self._accepting = asyncio.current_task()
+        try:
+            if not self._is_local:
+                self._certificate = Certificate(self._config.tls_cert, self._config.tls_key)
+            await self._accept()
+        finally:
+            # The loop does not wait for it any more: `select`, which Windows has, fails for a socket that is closed.
+            self._socket.close()
+
+    def close(self) -> None:
+        """Accept no more, and close all connections; on the loop."""
+        if self._accepting is None:
+            self._socket.close()
+        for task in (self._accepting, *self._arriving):
+            if task is not None:
+                task.cancel()
+        for connection in (*self._open, *self._refused_ones):
+            # Also one whose last line is under way: the loop ends before its time is over.
+            connection.abort()
+        self._users.shutdown(wait=False, cancel_futures=True)
+        if ipc_folder.is_ipc(self._config.push_addr):
+            with suppress(OSError):
+                os.unlink(_path(self._config.push_addr))
+
+    async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._wait_place()
+            await self._wait_connection()
             try:
-                accepted, _ = await loop.sock_accept(self._socket)
+                accepted, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                # The other end has gone before it was accepted; on Windows that is a reset.
+                continue
             except OSError as exc:
-                if exc.errno == errno.ECONNABORTED:
-                    # The other end has gone before it was accepted.
-                    continue
                 self._tell("no pusher can connect", str(exc.strerror or exc))
                 await asyncio.sleep(_EXHAUSTED_SECONDS)
                 continue
-            self._open = {each for each in self._open if not each.is_ended}
+            self._open = {each for each in self._open if not each.is_closed}
             if len(self._open) + len(self._arriving) >= MOST:
                 self._tell("more connections", f"{MOST} connections are open already")
                 accepted.close()
                 continue
             arrival = loop.create_task(self._admit(accepted))
             self._arriving[arrival] = clock.monotonic()
-            arrival.add_done_callback(self._arrived)
-
-    def close(self) -> None:
-        """Accept no more; on the loop."""
-        for task in (self._accepting, *self._arriving):
-            if task is not None:
-                task.cancel()
-        self._socket.close()
-        self._users.shutdown(wait=False, cancel_futures=True)
-        if ipc_folder.is_ipc(self._config.push_addr):
-            with suppress(OSError):
-                os.unlink(_path(self._config.push_addr))
+            arrival.add_done_callback(partial(self._arrived, accepted))
 
     async def _wait_place(self) -> None:
         """Wait until another connection may arrive; the oldest one makes room once it had its time."""
@@ -110,6 +126,15 @@ class Listener:
                 oldest.cancel()
                 left = ARRIVAL_SECONDS
             await asyncio.wait(self._arriving, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _wait_connection(self) -> None:
+        # Not `sock_accept`, which loses a connection that it takes while it is cancelled.
+        loop, is_there = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._socket, is_there.set)
+        try:
+            await is_there.wait()
+        finally:
+            loop.remove_reader(self._socket)
 
     async def _admit(self, accepted: socket.socket) -> None:
         """Look whose a connection is, and wait for its hello."""
@@ -156,7 +181,7 @@ class Listener:
         if is_ours:
             return ""
         if is_ours is None:
-            reason = "the system does not tell whose connection this is: set push_key, and send it in the hello"
+            reason = f"{_UNTOLD}: set push_key, and send it in the hello"
         else:
             reason = "another user of this machine connects: set push_key, and send it in the hello"
         self._tell("a connection", reason)
@@ -169,9 +194,12 @@ class Listener:
         if len(self._refused_ones) > MOST:
             self._refused_ones.popleft().abort()
 
-    def _arrived(self, arrival: asyncio.Task[None]) -> None:
+    def _arrived(self, accepted: socket.socket, arrival: asyncio.Task[None]) -> None:
         self._arriving.pop(arrival, None)
-        if not arrival.cancelled() and (exc := arrival.exception()) is not None:
+        if arrival.cancelled():
+            # Perhaps before it has begun.
+            accepted.close()
+        elif (exc := arrival.exception()) is not None:
             logger.error("a connection could not be admitted", exc_info=exc)
 
     def _tell(self, what: str, reason: str) -> None:

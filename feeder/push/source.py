@@ -72,7 +72,10 @@ class PushSource:
         self._sink = sink
         self._listener = Listener(self._config)
         self._pushers = Pushers(sink, self._permits, self._config.push_key, clock.time_ns())
-        self._loop = asyncio.new_event_loop()
+        # Also on Windows, where asyncio would take the Proactor loop: that one closes a connection whose last line is
+        # under way with what is unread, which takes the line from a pusher, and logs an error of one that was reset.
+        # Its limit, 512 sockets, is far above `MOST`.
+        self._loop = asyncio.SelectorEventLoop()
         self._thread.start()
         logger.info("pushers connect at %s", self._listener.address)
 
@@ -153,6 +156,8 @@ class PushSource:
 
     async def _serve(self) -> None:
         assert self._pushers is not None
+        if self._closing.is_set():
+            return
         self._pushers.start(self._closing)
         try:
             await self._listener.serve(self._pushers)

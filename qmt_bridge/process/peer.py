@@ -1,7 +1,7 @@
 """Whose the other end of a local TCP connection is, as far as the system tells this user.
 
-Linux tells it in a file. Elsewhere psutil lists all connections, in a process of its own, because that may take long
-and keeps the whole interpreter waiting meanwhile (see `qmt_bridge.process.holder`).
+Linux tells it in a file, Windows in a table. On macOS psutil lists all connections, in a process of its own, because
+that may take long and keeps the whole interpreter waiting meanwhile (see `qmt_bridge.process.holder`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ def is_ours(peer: Address, here: Address) -> bool | None:
     """Return whether the end `peer` of a connection to `here` belongs to a process of this user; None if not known."""
     if sys.platform == "linux":
         return _is_ours_by_tables(peer, here)
+    if sys.platform == "win32":
+        # There is no such code elsewhere.
+        from qmt_bridge.process import windows_peer
+
+        return windows_peer.is_ours(peer, here)
     # It needs no setting, and none of the secrets among them.
     env = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     command = python("qmt_bridge.process.peer", str(peer[1]), str(here[1]))
@@ -95,6 +100,6 @@ if __name__ == "__main__":
     try:
         code = _look(int(sys.argv[1]), int(sys.argv[2]))
     except (psutil.Error, OSError):
-        # macOS shows the connections of all processes only to root; Windows hides the user of a foreign process.
+        # macOS shows the connections of all processes only to root.
         code = 2
     sys.exit(code)

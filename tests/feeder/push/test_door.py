@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import errno
 import os
 import socket
 import ssl
+import struct
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from feeder.push import listener
+from feeder.push.connection import Connection
 from feeder.push.listener import Listener
+from feeder.push.source import PushSource
 from qmt_bridge.config import Config, hidden
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.process import peer
+from qmt_bridge.process import peer, windows_peer
 from tests.support.authority import Authority
 from tests.support.pushing import KEY, Desk, Pusher, config_in, desk
 from tests.support.rig import DEADLINE
+from tests.support.sink import Recording
 from tests.support.waiting import wait_for
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="of Linux: it tells the user of a connection in a file")
@@ -103,6 +110,69 @@ def test_the_user_of_a_connection_stands_in_the_table(host: str, port: int, user
     assert peer.owner_in(TABLE.splitlines(), (host, port), (host, 0x15B8)) == user
 
 
+def table_of(*rows: bytes) -> bytes:
+    return struct.pack("<I4x", len(rows)) + b"".join(rows)
+
+
+def row(client: str, client_port: int, process: int, state: int = 5) -> bytes:
+    """Return a row of Windows' table: an end at `client` of a connection to port 5560 of the same address."""
+    local, ports = (
+        socket.inet_pton(socket.AF_INET, client),
+        [number.to_bytes(2, "big") for number in (client_port, 5560)],
+    )
+    return struct.pack("<I4s2s2x4s2s2xIQ128x", state, local, ports[0], local, ports[1], process, 7)
+
+
+def row6(client: str, client_port: int, process: int) -> bytes:
+    """Return a row of Windows' table of IPv6."""
+    local, ports = (
+        socket.inet_pton(socket.AF_INET6, client),
+        [number.to_bytes(2, "big") for number in (client_port, 5560)],
+    )
+    return struct.pack("<16sI2s2x16sI2s2xIIQ128x", local, 0, ports[0], local, 0, ports[1], 5, process, 7)
+
+
+TABLE_OF_WINDOWS = table_of(
+    row("127.0.0.1", 50_001, 11, state=11),
+    row("127.0.0.1", 50_001, 12),
+    row("127.0.0.2", 50_001, 13),
+    row("127.0.0.1", 50_002, 14),
+)
+TABLE6_OF_WINDOWS = table_of(row6("::1", 50_003, 15), row6("::ffff:127.0.0.1", 50_004, 16))
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "process"),
+    [
+        pytest.param("127.0.0.1", 50_001, 12, id="established"),
+        pytest.param("127.0.0.2", 50_001, 13, id="another-address"),
+        pytest.param("127.0.0.1", 50_003, None, id="unknown"),
+        pytest.param("::1", 50_003, 15, id="ipv6"),
+        pytest.param("127.0.0.1", 50_004, 16, id="mapped"),
+        pytest.param("::1", 50_001, None, id="unknown-ipv6"),
+    ],
+)
+def test_the_process_of_a_connection_stands_in_the_table(host: str, port: int, process: int | None) -> None:
+    peer_end, here = (host, port), (host, 5560)
+    end = windows_peer.end_in(TABLE_OF_WINDOWS, peer_end, here, is_ipv6=False)
+    end = end or windows_peer.end_in(TABLE6_OF_WINDOWS, peer_end, here, is_ipv6=True)
+    assert end == (None if process is None else windows_peer.End(process, 7))
+    assert windows_peer.end_in(b"", peer_end, here, is_ipv6=False) is None
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows: it tells the process of a connection in a table")
+def test_a_process_of_this_user_is_told_by_its_token() -> None:
+    if sys.platform == "win32":
+        assert windows_peer._is_of_this_user(windows_peer.End(os.getpid(), 0))
+        # 1601: the process that made that connection is not the one that has the number now.
+        assert windows_peer._is_of_this_user(windows_peer.End(os.getpid(), 1)) is None
+        assert windows_peer._is_of_this_user(windows_peer.End(0, 0)) is None
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            table = windows_peer._table(2)
+            assert windows_peer.end_in(table, client.getsockname(), server.getsockname(), is_ipv6=False) is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells it in a table")
 def test_a_process_of_its_own_tells_the_user_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, _ = server.accept()
@@ -178,6 +248,37 @@ def test_a_taken_port_is_told_with_its_holder(tmp_path: Path) -> None:
     assert raised.value.reason.startswith(f"cannot listen on {address}: Address already in use")
     if sys.platform == "linux":
         assert f"(pid {os.getpid()}" in raised.value.reason
+
+
+def test_of_two_feeders_one_has_the_port(tmp_path: Path) -> None:
+    first = Listener(config_in(tmp_path))
+    try:
+        with pytest.raises(ConfigError, match="Address already in use"):
+            Listener(config_in(tmp_path, push_addr=first.address))
+    finally:
+        first.close()
+    Listener(config_in(tmp_path, push_addr=first.address)).close()
+
+
+class Reserved(OSError):
+    """What Windows says of a port in a range that Hyper-V has reserved."""
+
+    winerror = 10013
+
+
+def test_a_reserved_port_is_told_with_what_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(*_: object) -> None:
+        raise Reserved(errno.EACCES, "forbidden by its access permissions")
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with pytest.raises(ConfigError, match=r"Windows has reserved port 5560.*excludedportrange"):
+        Listener(Config(push_addr="tcp://127.0.0.1:5560"))
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere there are local sockets")
+def test_a_local_socket_is_refused_on_windows() -> None:
+    with pytest.raises(ConfigError, match=r"no local sockets here: use tcp://127\.0\.0\.1:5560"):
+        Listener(Config(push_addr="ipc:///C:/qmt-bridge/push.sock"))
 
 
 def test_the_key_is_no_flag_and_in_no_log() -> None:
@@ -256,3 +357,95 @@ def test_the_end_takes_no_two_seconds(tmp_path: Path) -> None:
         wait_for(lambda: all(pusher.line() is None for pusher in (*pushers, arriving)), "the end")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(running.address, DEADLINE)
+
+
+def test_at_the_end_no_connection_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Connection] = []
+    begin = Connection.connection_made
+
+    def note(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        made.append(connection)
+        begin(connection, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", note)
+    with desk(tmp_path) as running:
+        leaving = running.pusher(kinds=["trade"])
+        leaving.say({"type": "bye"})
+        assert leaving.line() == {"type": "bye"}
+        running.pusher(name="other")
+        assert running.connect().hello(key="another-key-of-nobody")["type"] == "refused"
+        running.push.close()
+        assert [each.is_closed for each in made] == [True] * 3
+        # The port is free at once.
+        Listener(config_in(tmp_path, push_addr=running.push.address)).close()
+
+
+def test_a_source_that_is_closed_at_once_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    push = PushSource(config_in(tmp_path))
+    monkeypatch.setattr(push._thread, "start", lambda: None)
+    push.start(Recording())  # type: ignore[arg-type]
+    push._closing.set()
+    push._loop.call_soon(push._stop)
+    push._run()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(push.address.rpartition(":")[2])), DEADLINE)
+
+
+async def test_a_connection_is_closed_before_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Listener(config_in(tmp_path))
+
+    async def close_after_the_first() -> None:
+        if found._arriving:
+            found.close()
+
+    monkeypatch.setattr(found, "_wait_place", close_after_the_first)
+    serving = asyncio.create_task(found.serve(None))  # type: ignore[arg-type]
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(found.address.rpartition(":")[2]))
+    async with asyncio.timeout(DEADLINE):
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+    writer.close()
+
+
+def test_a_connection_reset_before_its_accept_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept = socket.socket.accept
+    resets = [ConnectionResetError(10054, "reset"), ConnectionAbortedError(10053, "aborted")]
+
+    def reset(listening: socket.socket) -> Any:
+        if resets:
+            raise resets.pop()
+        return accept(listening)
+
+    with desk(tmp_path) as running:
+        # Beginning there, a feeder makes pairs of sockets, which Windows connects to each other.
+        monkeypatch.setattr(socket.socket, "accept", reset)
+        running.pusher()
+        assert not resets
+    assert not [record for record in caplog.records if "no pusher can connect" in record.getMessage()]
+
+
+def test_connections_that_are_reset_are_not_logged_as_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    at_once = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+    with desk(tmp_path) as running:
+        good = running.pusher(name="good", kinds=["l2"])
+        for number in range(10):
+            arriving, pusher = (
+                running.connect(),
+                running.pusher(name=f"p{number}", kinds=["trade"], accounts=[str(number)]),
+            )
+            pusher.raw(b'{"type":"heartbeat"}\n' * 1000)
+            for each in (arriving, pusher):
+                # A close with this option is a reset.
+                each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+                each.close()
+        wait_for(
+            lambda: [each.name for each in running.push.health().pushers if each.state == "up"] == ["good"],
+            "the loss of all others",
+        )
+        good.say({"type": "nonsense"})
+        assert good.until("error")["line"] == 2
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -13,16 +13,17 @@ from feeder.push.source import PushSource
 from qmt_bridge.config import Config
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
 from tests.support.push_client import PushClient
+from tests.support.pushing import KEY
 
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[PushClient]:
-    source = PushSource(config := Config(**ANY_ADDRESSES, data_dir=str(tmp_path), push_addr=ANY_PORT))
+    source = PushSource(config := Config(**ANY_ADDRESSES, data_dir=str(tmp_path), push_addr=ANY_PORT, push_key=KEY))
     feeder = Feeder(config, source)
     feeder.start()
     try:
         with PushClient(int(source.address.rpartition(":")[2])) as client:
-            client.hello("desk", ["quote", "trade"])
+            client.hello("desk", ["quote", "trade"], key=KEY)
             yield client
     finally:
         feeder.stop()
