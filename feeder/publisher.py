@@ -258,6 +258,8 @@ class Publisher:
             self._answers.look_up(self._hung())
             for upstream in self._registry.expire(now):
                 self._unsubscribe(upstream)
+            self._give_places(now)
+            self._refuse_unplaced(now)
             self._answers.send(now, self._deliver)
 
     def _poller(self) -> zmq.Poller:
@@ -540,17 +542,35 @@ class Publisher:
         if not said[0]:
             self._take_departure(text)
         elif not self._doors.departures.are_answers:
-            for gone in self._registry.make_room(text):
-                self._unsubscribe(gone)
-            wanted = self._registry.want(text)
-            if wanted is not None:
-                self._subscribe(wanted)
+            self._want(text, clock.monotonic())
+
+    def _want(self, text: str, now: float) -> None:
+        for gone in self._registry.make_room(text):
+            self._unsubscribe(gone)
+        if self._registry.waits(text, now):
+            return
+        wanted = self._registry.want(text)
+        if wanted is not None:
+            self._subscribe(wanted)
+
+    def _give_places(self, now: float) -> None:
+        """Subscribe topics that have waited for a place that is free now."""
+        while (text := self._registry.next_in_line()) is not None:
+            self._want(text, now)
+
+    def _refuse_unplaced(self, now: float) -> None:
+        # What is being asked about may have left, which would make room.
+        if not self._doors.departures.is_asking:
+            for refusal in self._registry.refuse_unplaced(now):
+                self._refuse(b"market", "a subscription", refusal.reason)
 
     def _take_departure(self, text: str) -> None:
         if self._doors.departures.are_answers:
-            gone = self._registry.leave(text, clock.monotonic())
+            now = clock.monotonic()
+            gone = self._registry.leave(text, now)
             if gone is not None:
                 self._unsubscribe(gone)
+            self._give_places(now)
         elif self._registry.may_leave(text):
             self._doors.departures.doubt(text)
 

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from feeder.unplaced import Unplaced, kind_of
 from qmt_bridge.answering.askers import Peer
 from qmt_bridge.errors import BadRequest, ErrorCode, WireError
 from qmt_bridge.observation.delays import Delays
@@ -38,6 +39,9 @@ from qmt_bridge.wire.topics import (
 
 # A gateway waits one second for an answer. This is shorter, so that the source has time to accept or refuse a topic.
 ANSWER_WITHIN = 0.8
+# Seconds that a subscription waits for a place before it is refused. What its program has given back just before may
+# still be on its way: by another connection, or while its last subscriber is asked for (`qmt_bridge.demand`).
+PLACE_WITHIN = 0.3
 # For how many seconds a finished download is kept, for a client that lost its connection near the end.
 DOWNLOAD_KEPT = 300.0
 # The limit of subscribed topics, and of the bytes that they take without their last values: a hundred thousand quotes
@@ -146,7 +150,12 @@ class Registry:
         """Take at most so many topics of each kind in `limits`, which are scarce at the source."""
         self.epoch = epoch
         self._limits = limits
+        # How many topics of each kind there are, and how many of them are subscribed.
         self._counts: Counter[str] = Counter()
+        self._wanted_of: Counter[str] = Counter()
+        self._unplaced = Unplaced()
+        # Whether a place may have become free, or a topic waits for one that may be free already.
+        self._may_place = False
         # How many topics are subscribed now.
         self.wanted = 0
         # Questions (peer, number, topic) that waited and can be answered now: see `states`. The publisher empties it.
@@ -196,6 +205,36 @@ class Registry:
                 gone.append(upstream)
         return gone
 
+    def waits(self, text: str, now: float) -> bool:
+        """Return whether `text`, which has its first subscriber, waits for a place; raise `BadRequest` as `want`.
+
+        It has a place as soon as one is free (`next_in_line`), or is refused (`refuse_unplaced`).
+        """
+        if text in self._entries or not self._is_full(text) or self._demand(text) is None:
+            return False
+        return self._unplaced.add(text, now + PLACE_WITHIN)
+
+    def next_in_line(self) -> str | None:
+        """Return the topic for which a place is free or can be made free, and which waits no longer; None without one.
+
+        Call it after `leave` and `expire`, until it returns None, before any other topic takes the place.
+        """
+        if not self._may_place:
+            return None
+        for text in self._unplaced.heads():
+            if not self._is_full(text) or self._has_leaving(text):
+                self._unplaced.remove(text)
+                return text
+        self._may_place = False
+        return None
+
+    def refuse_unplaced(self, now: float) -> list[BadRequest]:
+        """Refuse what has waited long enough for a place; return why. Not while departures are being confirmed."""
+        due = self._unplaced.take_due(now)
+        for text in due:
+            self._decide_all(text)
+        return [self._no_room(text) for text in due]
+
     def want(self, text: str) -> SourceTopic | None:
         """Note the first subscriber of `text`; return the topic if the source has to subscribe it.
 
@@ -215,6 +254,7 @@ class Registry:
         if not entry.wanted:
             entry.wanted = True
             self.wanted += 1
+            self._wanted_of[kind_of(text)] += 1
         self._leaving.pop(topic, None)
         if entry.fed and entry.state != "refused":
             return None
@@ -225,7 +265,9 @@ class Registry:
     def may_leave(self, text: str) -> bool:
         """Return whether `leave` has anything to note: `text` is subscribed, or is a download that runs."""
         entry = self._entries.get(text)
-        return entry is not None and (entry.wanted or entry.download is not None)
+        if entry is None:
+            return text in self._unplaced
+        return entry.wanted or entry.download is not None
 
     def leave(self, text: str, now: float) -> SourceTopic | None:
         """Note that the last subscriber of `text` left; return the topic if the source has to unsubscribe it now.
@@ -233,6 +275,7 @@ class Registry:
         A refusal is forgotten at once, so that the next subscriber tries again. Any other topic is kept for the grace
         time, also a download that runs.
         """
+        self._unplaced.remove(text)
         entry = self._entries.get(text)
         if entry is not None and entry.download is not None:
             self._leaving[text] = now + self._grace
@@ -241,6 +284,8 @@ class Registry:
             return None
         entry.wanted = False
         self.wanted -= 1
+        self._wanted_of[kind_of(text)] -= 1
+        self._may_place = True
         if entry.state == "refused":
             return self._forget(entry)
         self._leaving[text] = now + self._grace
@@ -248,6 +293,7 @@ class Registry:
 
     def leave_all(self, now: float) -> list[SourceTopic]:
         """Note that all subscribers left, because their connections ended; return what `leave` would."""
+        self._unplaced.clear()
         gone = (self.leave(topic, now) for topic in list(self._entries))
         return [upstream for upstream in gone if upstream is not None]
 
@@ -281,10 +327,13 @@ class Registry:
         return gone
 
     def deadline(self) -> float | None:
-        """Return when `expire` has something to do, or None."""
+        """Return when `expire`, `next_in_line` or `refuse_unplaced` has something to do, or None."""
         firsts = [next(iter(times.values())) for times in (self._leaving, self._ended) if times]
         if self._timeouts:
             firsts.append(self._timeouts[0][0])
+        refused_at = self._unplaced.deadline()
+        if refused_at is not None:
+            firsts.append(0.0 if self._may_place else refused_at)
         return min(firsts, default=None)
 
     @property
@@ -348,6 +397,7 @@ class Registry:
 
         A topic that the source has not decided on, or that is not subscribed yet (the question may overtake the
         subscription, because they use two sockets), is answered when it is decided, or after `ANSWER_WITHIN` seconds.
+        One without a place waits for it once more.
         """
         entry = self._entries.get(text)
         if entry is not None and entry.state != "pending":
@@ -356,7 +406,11 @@ class Registry:
         try:
             if self._demand(text) is None:
                 raise BadRequest("bad_request", _why_unknown(text))
-            if entry is None and self._is_full(text) and self._oldest_leaving(text) is None:
+            if text in self._unplaced:
+                self._unplaced.wait(text, now + PLACE_WITHIN)
+                self._may_place = True
+            elif entry is None and self._unplaced.is_full and self._is_full(text):
+                # Its subscription was refused and forgotten, or will be.
                 raise self._no_room(text)
         except BadRequest as exc:
             yield TopicState(number, text, "refused", exc.reason, exc.code, self.epoch)
@@ -375,6 +429,10 @@ class Registry:
         The snapshot of a market is made batch by batch, as fast as the asker reads; all batches have the same seq.
         """
         entry = self._entries.get(text)
+        if entry is None and text in self._unplaced and not self._unplaced.waits(text):
+            refusal = self._no_room(text)
+            yield TopicState(number, text, "refused", refusal.reason, refusal.code, self.epoch)
+            return
         if entry is None or entry.state == "pending":
             # The number that the first message follows: without it an asker would take a lower one for lost messages.
             newest = self._numbers.get(text, self._highest) if entry is None else entry.seq
@@ -461,15 +519,16 @@ class Registry:
             self._number_bytes -= len(topic) + _NUMBER_BYTES
         entry = self._entries[topic] = Entry(topic, parts, seq)
         self._entry_bytes += _entry_bytes(topic)
-        self._counts[_kind(topic)] += 1
+        self._counts[kind_of(topic)] += 1
         return entry
 
     def _remove(self, text: str) -> None:
         """Forget an entry except for its newest sequence number."""
         entry = self._entries.pop(text)
         self._entry_bytes -= _entry_bytes(text)
-        self._counts[_kind(text)] -= 1
+        self._counts[kind_of(text)] -= 1
         self._value_bytes -= entry.size
+        self._may_place = True
         if entry.seq <= self._highest:
             return
         self._numbers[text] = entry.seq
@@ -484,19 +543,25 @@ class Registry:
         return too_many or self._is_kind_full(text)
 
     def _is_kind_full(self, text: str) -> bool:
-        kind = _kind(text)
+        kind = kind_of(text)
         limit = self._limits.get(kind)  # type: ignore[call-overload]  # a Kind is a string
         return limit is not None and self._counts[kind] >= limit
+
+    def _has_leaving(self, text: str) -> bool:
+        """Return whether a topic in its grace time would make room for `text`, without looking for it."""
+        if not self._is_kind_full(text):
+            return bool(self._leaving)
+        return self._counts[kind_of(text)] > self._wanted_of[kind_of(text)]
 
     def _oldest_leaving(self, text: str) -> str | None:
         """Return the topic in its grace time that makes room for `text`, the oldest one; None if there is none."""
         if not self._is_kind_full(text):
             return next(iter(self._leaving), None)
-        return next((leaving for leaving in self._leaving if _kind(leaving) == _kind(text)), None)
+        return next((leaving for leaving in self._leaving if kind_of(leaving) == kind_of(text)), None)
 
     def _no_room(self, text: str) -> BadRequest:
         if self._is_kind_full(text):
-            kind = _kind(text)
+            kind = kind_of(text)
             return BadRequest(
                 "symbol_limit",
                 f"{self._counts[kind]} subscriptions of the kind {kind} are all that are made at the source",
@@ -520,8 +585,11 @@ class Registry:
         reason: str | None = None,
     ) -> None:
         entry.state, entry.code, entry.reason = state, code, reason
-        for _, peer, number in self._waiting.pop(entry.topic, ()):
-            self._decide(peer, number, entry.topic)
+        self._decide_all(entry.topic)
+
+    def _decide_all(self, text: str) -> None:
+        for _, peer, number in self._waiting.pop(text, ()):
+            self._decide(peer, number, text)
 
     def _decide(self, peer: Peer, number: int, text: str) -> None:
         self._waiting_askers[peer[0]] -= 1
@@ -592,10 +660,6 @@ class Registry:
         self._download_askers[entry.asker] -= 1
         if not self._download_askers[entry.asker]:
             del self._download_askers[entry.asker]
-
-
-def _kind(text: str) -> str:
-    return text.partition("/")[0]
 
 
 def _market(parts: TopicParts) -> str:

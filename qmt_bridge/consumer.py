@@ -275,6 +275,8 @@ def _frames(
             frames = link.take(sequence, now)
             if sequence.values.held and now >= started + ANSWER_SECONDS:
                 frames += sequence.values.give_up()
+            if sequence.values.has_late and not link.has_more():
+                frames += sequence.values.take_overdue(now)
             frames += sequence.play(now) + sequence.give_up(now)
             losses.tell(sequence.values.take_gaps(), now)
             if frames:
@@ -404,6 +406,10 @@ class _Link:
                 self._tell_strange(strange)
             self._strange_at = now
         return frames
+
+    def has_more(self) -> bool:
+        """Return whether messages wait that `take` has left."""
+        return any(subscriber.poll(0) for subscriber in self._subscribers.values())
 
     def _check_socket(self, topic: str, socket: zmq.Socket[bytes], sockets: Mapping[str, zmq.Socket[bytes]]) -> None:
         """Raise `WireError` for what claims to be of trade events: who listens for market data may be anybody."""

@@ -14,10 +14,12 @@ from qmt_bridge.wire.journal import replayed, successors
 from qmt_bridge.wire.messages import FeedStatus, event_position, read_status
 from qmt_bridge.wire.positions import JournalPosition, Position, Step
 from qmt_bridge.wire.requests import CatchUp, TopicState, parts_of
-from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, shown_topic
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, behaviour_of, shown_topic
 
 # Seconds without any answer about a trade topic after which its question is asked again: the answer was lost.
 AGAIN_SECONDS = 5.0
+# Seconds that messages are waited for which a last value shows: they come by another socket than the value.
+LATE_SECONDS = 10.0
 # Bytes of a journal that one question asks for. The caller sets the pace: without a limit, all that a slow caller has
 # not taken yet would be queued in memory.
 ROOM_BYTES = 512 * 1024
@@ -35,7 +37,13 @@ class LastValues:
         self.unasked: set[Topic] = set(topics)
         self._snapshot = frozenset(topics if snapshot is True else () if snapshot is False else snapshot)
         self.held: dict[Topic, list[Frame]] = {topic: [] for topic in self._snapshot}
+        # The parts of an answer that is not complete: between two of them messages are handed out.
+        self._parts: dict[Topic, list[Frame]] = {}
+        # Last values that came after messages of their topics were handed out, and are newer. What is between is on its
+        # way, or lost: answers and messages come by two sockets.
         self._late: dict[Topic, list[Frame]] = {}
+        # Since when each is waited for, s of the caller's clock.
+        self._late_since: dict[Topic, float] = {}
         self._gaps: list[tuple[Topic, int | None]] = []
         # The topics of which an answer of an older epoch was dropped.
         self._asked_again: set[Topic] = set()
@@ -43,24 +51,31 @@ class LastValues:
         self._positions: dict[Topic, Position] = {}
 
     def arrived(self, frame: Frame) -> list[Frame]:
-        """Return the frame if it is newer than the one before, nothing if it is old or has to be held."""
+        """Return the frame if it is newer than the one before, nothing if it is old or has to be held.
+
+        A late last value is before or behind it, where the frame shows that nothing else will be.
+        """
         held = self.held.get(frame.topic)
         if held is not None:
             held.append(frame)
             return []
-        before = self._positions.get(frame.topic)
-        if before is not None:
-            if frame.epoch != before.epoch:
-                self._gaps.append((frame.topic, None))
-            elif frame.seq <= before.seq:
-                return []
-            elif frame.seq > before.seq + 1:
-                self._gaps.append((frame.topic, frame.seq - before.seq - 1))
-        self._positions[frame.topic] = Position(frame.epoch, frame.seq)
-        return [frame]
+        if frame.topic not in self._late:
+            return [frame] if self._is_news(frame) else []
+        late = self._late[frame.topic][0]
+        frames = []
+        if (frame.epoch, frame.seq) > (late.epoch, late.seq):
+            # What is between the newest message and the last value is lost.
+            frames += self._hand_out_late(frame.topic)
+        if self._is_news(frame):
+            frames.append(frame)
+        return frames + self._meet(frame.topic)
 
     def answered(self, state: TopicState) -> list[Frame]:
-        """Return the last value and what was held, or raise `Refused`."""
+        """Return the last value and what was held, or raise `Refused`.
+
+        Where messages were handed out, because no answer came in time, the last value waits for those before it. Then a
+        market's is handed out, which has codes that no message had; any other is the newest message.
+        """
         topic = Topic(state.topic)
         if state.epoch and state.epoch < self._newest_epoch(topic):
             return self._answered_by_an_ended_process(topic, state)
@@ -70,20 +85,71 @@ class LastValues:
             # The source has yet to decide. The feeder answers the next question when it has, or says pending again.
             self.unasked.add(topic)
             return self._release(topic)
-        # The parts of an answer that came too late are collected: between two of them messages are handed out.
-        frames = self._late.pop(topic, [])
-        position = Position(state.epoch, state.seq)
-        before = self._positions.get(topic)
-        if state.body is not None and topic in self._snapshot and (before is None or position > before):
-            frames.append(Frame(topic, state.epoch, state.seq, 0, 0, state.body))
-            if not state.more:
-                self._positions[topic] = position
-        else:
-            frames.clear()
-        if state.more and topic not in self.held:
-            self._late[topic] = frames
+        value = self._parts.pop(topic, [])
+        if value and (value[0].epoch, value[0].seq) != (state.epoch, state.seq):
+            # The rest of that answer was lost.
+            value = []
+        if state.body is not None and topic in self._snapshot:
+            value.append(Frame(topic, state.epoch, state.seq, 0, 0, state.body))
+        if state.more:
+            self._parts[topic] = value
             return []
-        return frames if state.more else frames + self._release(topic)
+        if topic not in self._positions:
+            if value:
+                self._positions[topic] = Position(state.epoch, state.seq)
+            return value + self._release(topic)
+        if value:
+            self._late[topic] = value
+            self._late_since.pop(topic, None)
+        return self._meet(topic)
+
+    @property
+    def has_late(self) -> bool:
+        """Return whether a last value waits for the messages before it."""
+        return bool(self._late)
+
+    def take_overdue(self, now: float) -> list[Frame]:
+        """Return late last values whose messages have not come for `LATE_SECONDS`, as after a loss that no other shows.
+
+        Call it only when no more messages can be taken at once.
+        """
+        frames: list[Frame] = []
+        for topic in [*self._late]:
+            if now >= self._late_since.setdefault(topic, now) + LATE_SECONDS:
+                frames += self._hand_out_late(topic)
+        return frames
+
+    def _is_news(self, frame: Frame) -> bool:
+        """Take the position of a frame that is newer than the one before, and note what is missing between."""
+        before = self._positions.get(frame.topic)
+        if before is not None:
+            if frame.epoch != before.epoch:
+                self._gaps.append((frame.topic, None))
+            elif frame.seq <= before.seq:
+                return False
+            elif frame.seq > before.seq + 1:
+                self._gaps.append((frame.topic, frame.seq - before.seq - 1))
+        self._positions[frame.topic] = Position(frame.epoch, frame.seq)
+        return True
+
+    def _meet(self, topic: Topic) -> list[Frame]:
+        """Return the late last value if the message of its position was handed out; drop it if a newer one was."""
+        late = self._late.get(topic)
+        if late is None or (position := Position(late[0].epoch, late[0].seq)) > self._positions[topic]:
+            return []
+        self._drop_late(topic)
+        is_of_many = behaviour_of(topic).keeps == "by_code"
+        return late if is_of_many and position == self._positions[topic] else []
+
+    def _hand_out_late(self, topic: Topic) -> list[Frame]:
+        """Return the late last value in the place of messages that are lost."""
+        late = self._late[topic]
+        self._drop_late(topic)
+        return late if self._is_news(late[0]) else []
+
+    def _drop_late(self, topic: Topic) -> None:
+        del self._late[topic]
+        self._late_since.pop(topic, None)
 
     def _newest_epoch(self, topic: Topic) -> int | float:
         before = self._positions.get(topic)

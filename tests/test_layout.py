@@ -334,7 +334,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
-    ("feeder/registry.py", WIRE | {"qmt_bridge.answering", "qmt_bridge.observation"}, IMPURE),
+    ("feeder/registry.py", WIRE | {"feeder.unplaced", "qmt_bridge.answering", "qmt_bridge.observation"}, IMPURE),
+    ("feeder/unplaced.py", set(), IMPURE),
     # No sockets and no clock; its own thread reads the journal.
     (
         "feeder/answers.py",

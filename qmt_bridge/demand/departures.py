@@ -27,6 +27,8 @@ class Departures:
         # Stands around the answers. No other peer can guess it, so none can answer.
         self._mark = b"\2" + secrets.token_bytes(16)
         self._are_answers = False
+        # How many marks have not been read yet.
+        self._marks = 0
         # In the order of the unsubscriptions.
         self._doubted: dict[str, None] = {}
         self._publisher = publisher
@@ -53,6 +55,7 @@ class Departures:
             self._socket.send(b"\1" + text)
             self._socket.send(b"\0" + text)
         self._socket.send(self._mark)
+        self._marks += 2
         self._doubted.clear()
 
     def is_mark(self, said: bytes) -> bool:
@@ -60,12 +63,18 @@ class Departures:
         if said != self._mark:
             return False
         self._are_answers = not self._are_answers
+        self._marks -= 1
         return True
 
     @property
     def are_answers(self) -> bool:
         """Return whether the messages that are read now are answers: an unsubscription among them is a true one."""
         return self._are_answers
+
+    @property
+    def is_asking(self) -> bool:
+        """Return whether any topic that was noted has no answer yet."""
+        return bool(self._doubted or self._marks)
 
     def close(self) -> None:
         """Ask no more; another object may ask the same socket then."""

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from feeder import registry as registry_module
-from feeder.registry import ANSWER_WITHIN, DOWNLOAD_KEPT, DownloadKey, Registry, SourceTopic
+from feeder import unplaced
+from feeder.registry import ANSWER_WITHIN, DOWNLOAD_KEPT, PLACE_WITHIN, DownloadKey, Registry, SourceTopic
 from qmt_bridge.errors import BadCode, BadRequest
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.requests import StartDownload, TopicState
@@ -480,11 +481,9 @@ def test_the_number_of_subscribed_topics_is_bounded(
     for topic in topics[:3]:
         assert registry.make_room(topic) == []
         assert registry.want(topic) is not None
-    with pytest.raises(BadRequest) as full:
-        registry.want(topics[3])
-    assert full.value.code == "symbol_limit"
-    (state,) = ask(registry, topics[3])
-    assert (state.state, state.code) == ("refused", "symbol_limit")
+    assert registry.waits(topics[3], 0.0)
+    assert ask(registry, topics[3]) == []
+    assert refused_at(registry, PLACE_WITHIN) == [topics[3]]
     # Topics that have an entry keep it, and are answered as before.
     assert ask(registry, topics[0]) == []
     # Topics that are only kept by their grace time make room, the oldest first.
@@ -655,15 +654,146 @@ def test_scarce_kind_has_a_limit_of_its_own():
     for topic in depths[:2]:
         assert registry.want(topic) is not None
     assert registry.make_room(depths[2]) == []
-    with pytest.raises(BadRequest) as full:
-        registry.want(depths[2])
-    assert full.value.code == "symbol_limit"
-    # A question about it is answered at once, although a quote is in its grace time.
-    [state] = registry.ask((b"peer",), 1, depths[2], 0.0)
-    assert (state.state, state.code) == ("refused", "symbol_limit")
+    assert registry.waits(depths[2], 0.0)
+    # A quote in its grace time makes no room for it.
+    assert registry.next_in_line() is None
+    assert ask(registry, depths[2]) == []
+    assert refused_at(registry, PLACE_WITHIN) == [depths[2]]
     assert registry.want(quote_topic("000001.SZ")) is not None
     # One in its grace time makes room for another of its kind.
     registry.leave(depths[1], 1.0)
     [gone] = registry.make_room(depths[2])
     assert gone.topic == depths[1]
+    assert not registry.waits(depths[2], 1.0)
     assert registry.want(depths[2]) is not None
+
+
+# A subscription without a place
+
+
+def refused_at(registry: Registry, now: float) -> list[str]:
+    """Let the time pass; return the topics about which questions are refused for their number."""
+    registry.refuse_unplaced(now)
+    registry.expire(now)
+    return [state.topic for state in answers(registry) if (state.state, state.code) == ("refused", "symbol_limit")]
+
+
+def full_of_depths(*, grace: float = 0.0) -> tuple[Registry, list[Topic]]:
+    """Return a registry with room for two depths, and four depths, of which it has the first two."""
+    registry = Registry(7, "fake", frozenset((Kind.QUOTE, Kind.L2)), grace, limits={Kind.L2: 2})
+    depths = [l2_topic(f"{number:06}.SZ") for number in range(1, 5)]
+    for topic in depths[:2]:
+        registry.want(topic)
+        registry.accept(topic)
+    return registry, depths
+
+
+@pytest.mark.parametrize("asks", ["first", "second"])
+@pytest.mark.parametrize("grace", [0.0, 5.0])
+def test_subscription_behind_a_departure_has_its_place(grace: float, asks: str) -> None:
+    registry, depths = full_of_depths(grace=grace)
+    if asks == "first":
+        # It has overtaken both the departure and the subscription.
+        assert ask(registry, depths[2]) == []
+    assert registry.waits(depths[2], 0.0)
+    if asks == "second":
+        assert ask(registry, depths[2]) == []
+    assert registry.next_in_line() is None
+    registry.leave(depths[0], 0.1)
+    assert registry.next_in_line() == depths[2]
+    assert registry.next_in_line() is None
+    assert [gone.topic for gone in registry.make_room(depths[2])] == [depths[0]]
+    assert not registry.waits(depths[2], 0.1)
+    assert registry.want(depths[2]) == upstream(depths[2])
+    assert refused_at(registry, PLACE_WITHIN) == []
+    registry.accept(depths[2])
+    assert [state.state for state in answers(registry)] == ["live"]
+
+
+def test_place_goes_to_the_subscription_that_waits_longest() -> None:
+    registry, depths = full_of_depths()
+    for topic in depths[2:]:
+        assert registry.waits(topic, 0.0)
+    registry.leave(depths[1], 0.0)
+    registry.expire(0.0)
+    assert registry.next_in_line() == depths[2]
+    registry.want(depths[2])
+    assert registry.next_in_line() is None
+    # The second subscriber of a topic that waits is none for the feeder.
+    assert registry.waits(depths[3], 0.1)
+    assert registry.deadline() == PLACE_WITHIN
+
+
+def test_refused_subscription_has_a_place_once_it_is_asked_for() -> None:
+    registry, depths = full_of_depths()
+    registry.waits(depths[2], 0.0)
+    assert [refusal.code for refusal in registry.refuse_unplaced(PLACE_WITHIN)] == ["symbol_limit"]
+    # Without a question it takes no place that another program has given back.
+    registry.leave(depths[0], 1.0)
+    assert registry.next_in_line() is None
+    registry.expire(1.0)
+    assert registry.next_in_line() is None
+    # An XPUB does not report the next subscribers.
+    assert ask(registry, depths[2], 2.0) == []
+    assert registry.deadline() == 0.0
+    assert registry.next_in_line() == depths[2]
+    assert registry.want(depths[2]) == upstream(depths[2])
+
+
+def test_each_question_waits_for_a_place_again() -> None:
+    registry, depths = full_of_depths()
+    registry.waits(depths[2], 0.0)
+    registry.refuse_unplaced(PLACE_WITHIN)
+    assert ask(registry, depths[2], 2.0) == []
+    assert registry.next_in_line() is None
+    assert registry.deadline() == 2.0 + PLACE_WITHIN
+    assert refused_at(registry, 2.0) == []
+    assert refused_at(registry, 2.0 + PLACE_WITHIN) == [depths[2]]
+
+
+def test_answer_is_pending_while_a_subscription_waits() -> None:
+    registry, depths = full_of_depths()
+    registry.waits(depths[2], 1.0)
+    ask(registry, depths[2], 0.5)
+    # What may leave is still asked about, so nothing is refused.
+    registry.expire(0.5 + ANSWER_WITHIN)
+    assert [state.state for state in answers(registry)] == ["pending"]
+
+
+@pytest.mark.parametrize("leave", ["one", "all"])
+def test_subscription_that_left_waits_no_longer(leave: str) -> None:
+    registry, depths = full_of_depths()
+    registry.waits(depths[2], 0.0)
+    assert registry.may_leave(depths[2])
+    assert registry.leave(depths[2], 0.0) is None if leave == "one" else registry.leave_all(0.0) == []
+    assert not registry.may_leave(depths[2])
+    registry.leave(depths[0], 0.0)
+    registry.expire(0.0)
+    assert registry.next_in_line() is None
+    assert registry.refuse_unplaced(100.0) == []
+    assert registry.deadline() is None
+
+
+@pytest.mark.parametrize("bound", ["MAX_UNPLACED", "MAX_UNPLACED_BYTES"])
+def test_subscriptions_without_a_place_are_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, depths = full_of_depths()
+    monkeypatch.setattr(unplaced, bound, 1)
+    assert registry.waits(depths[2], 0.0)
+    assert not registry.waits(depths[3], 0.0)
+    with pytest.raises(BadRequest) as full:
+        registry.want(depths[3])
+    assert full.value.code == "symbol_limit"
+    [state] = registry.ask(PEER, 1, depths[3], 0.0)
+    assert (state.state, state.code) == ("refused", "symbol_limit")
+    # The first one still waits.
+    assert registry.waits(depths[2], 0.0)
+    registry.leave(depths[2], 0.0)
+    assert registry.waits(depths[3], 0.0)
+
+
+def test_impossible_subscription_waits_for_no_place() -> None:
+    registry, _ = full_of_depths()
+    for text in ("l2/", "l2/000009.SZ/"):
+        assert not registry.waits(text, 0.0)
+    with pytest.raises(BadRequest):
+        registry.waits("l2/nonsense/0/", 0.0)

@@ -14,16 +14,19 @@ import pytest
 
 from qmt_bridge import sequence as sequence_module
 from qmt_bridge.errors import Refused, WireError
-from qmt_bridge.sequence import AGAIN_SECONDS, ROOM_BYTES, Events, LastValues, Sequence
+from qmt_bridge.sequence import AGAIN_SECONDS, LATE_SECONDS, ROOM_BYTES, Events, LastValues, Sequence
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import Hole
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import CatchUp, TopicState
-from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, trade_topic
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, trade_topic, whole_topic
 
 ACCOUNT = trade_topic("1")
 QUOTE = quote_topic("600519.SH")
+WHOLE = whole_topic("SH")
+# The body of a last value, which the messages of these tests do not have.
+VALUE = frames.encode({})
 EPOCH, NEXT_EPOCH = 100, 200
 
 
@@ -537,49 +540,153 @@ def test_losses_after_the_last_value_are_told():
     assert values.take_gaps() == [(QUOTE, 2)]
 
 
-def test_late_last_value_is_handed_out_if_it_is_newer():
-    values = LastValues([QUOTE], True)
-    assert values.arrived(live(7, topic=QUOTE)) == []
-    # No answer came in time.
-    assert [frame.seq for frame in values.give_up()] == [7]
-    for seq, handed_out in ((6, []), (7, []), (8, [8])):
-        state = TopicState(1, QUOTE, "live", epoch=EPOCH, seq=seq, body=frames.encode({}))
-        assert [frame.seq for frame in values.answered(state)] == handed_out
-    assert values.arrived(live(8, topic=QUOTE)) == []
+def value(seq: int, epoch: int = EPOCH, *, topic: Topic = QUOTE, more: bool = False) -> TopicState:
+    return TopicState(1, topic, "live", epoch=epoch, seq=seq, body=VALUE, more=more)
+
+
+def late(topic: Topic, seq: int) -> LastValues:
+    """Return what has handed out the message `seq` of a topic, because no answer came in time."""
+    values = LastValues([topic], True)
+    assert values.arrived(live(seq, topic=topic)) == []
+    assert shown(values.give_up()) == [seq]
+    return values
+
+
+def shown(frames: list[Frame]) -> list[int | str]:
+    """Return the number of each message, and of each last value with its sign."""
+    return [f"={frame.seq}" if frame.body == VALUE else frame.seq for frame in frames]
+
+
+@pytest.mark.parametrize("topic", [QUOTE, WHOLE])
+def test_late_last_value_replaces_no_messages_on_their_way(topic):
+    values = late(topic, 7)
+    assert values.answered(value(9, topic=topic)) == []
+    got = [shown(values.arrived(live(seq, topic=topic))) for seq in (8, 9, 10)]
+    # What a market had before it ticked is in its last value alone; of a quote it is the message.
+    assert got == [[8], [9, "=9"] if topic is WHOLE else [9], [10]]
+    assert values.take_gaps() == []
+    assert values.take_overdue(0.0) == values.take_overdue(1e9) == []
+
+
+@pytest.mark.parametrize("topic", [QUOTE, WHOLE])
+@pytest.mark.parametrize("seq", [6, 7])
+def test_late_last_value_that_is_not_newer_is_no_news(topic, seq):
+    values = late(topic, 7)
+    assert shown(values.answered(value(seq, topic=topic))) == (["=7"] if (topic, seq) == (WHOLE, 7) else [])
+    assert shown(values.arrived(live(8, topic=topic))) == [8]
     assert values.take_gaps() == []
 
 
-def value(seq: int, epoch: int, *, more: bool = False) -> TopicState:
-    return TopicState(1, QUOTE, "live", epoch=epoch, seq=seq, body=frames.encode({}), more=more)
+@pytest.mark.parametrize("topic", [QUOTE, WHOLE])
+def test_late_last_value_replaces_what_is_lost(topic):
+    values = late(topic, 7)
+    assert values.answered(value(10, topic=topic)) == []
+    # A later message shows that none of those before it will come.
+    assert shown(values.arrived(live(8, topic=topic))) == [8]
+    assert shown(values.arrived(live(12, topic=topic))) == ["=10", 12]
+    assert values.take_gaps() == [(topic, 1), (topic, 1)]
+    assert values.take_overdue(0.0) == values.take_overdue(1e9) == []
 
 
-@pytest.mark.parametrize(("between", "handed_out"), [((), [8, 8, 8]), ((8,), [])])
+def test_late_last_value_of_a_new_epoch_waits_for_its_messages():
+    values = late(WHOLE, 7)
+    assert values.answered(value(2, NEXT_EPOCH, topic=WHOLE)) == []
+    assert shown(values.arrived(live(8, topic=WHOLE))) == [8]
+    assert values.take_gaps() == []
+    assert [shown(values.arrived(live(seq, NEXT_EPOCH, WHOLE))) for seq in (1, 2, 3)] == [[1], [2, "=2"], [3]]
+    assert values.take_gaps() == [(WHOLE, None)]
+
+
+def test_late_last_value_is_waited_for_so_long():
+    values = late(QUOTE, 7)
+    assert values.answered(value(9)) == []
+    assert values.take_overdue(100.0) == values.take_overdue(99.9 + LATE_SECONDS) == []
+    assert values.has_late
+    # A newer one is waited for anew.
+    assert values.answered(value(10)) == []
+    assert values.take_overdue(100.0 + LATE_SECONDS) == []
+    assert shown(values.take_overdue(100.0 + 2 * LATE_SECONDS)) == ["=10"]
+    assert values.take_gaps() == [(QUOTE, 2)]
+    assert not values.has_late
+    assert shown(values.arrived(live(10, topic=QUOTE)) + values.arrived(live(11, topic=QUOTE))) == [11]
+
+
+@pytest.mark.parametrize(("between", "handed_out"), [((), []), ((8,), ["=8"] * 3), ((8, 9), [])])
 def test_parts_of_a_late_last_value_are_no_news_beside_it(between, handed_out):
-    values = LastValues([QUOTE], True)
-    assert values.arrived(live(7, topic=QUOTE)) == []
-    assert [frame.seq for frame in values.give_up()] == [7]
-    got = values.answered(value(8, EPOCH, more=True))
-    got += [frame for seq in between for frame in values.arrived(live(seq, topic=QUOTE))]
-    assert [frame.seq for frame in got] == list(between)
-    late = values.answered(value(8, EPOCH, more=True)) + values.answered(value(8, EPOCH))
-    assert [frame.seq for frame in late] == handed_out
-    assert [frame.seq for frame in values.arrived(live(9, topic=QUOTE))] == [9]
+    values = late(WHOLE, 7)
+    got = values.answered(value(8, topic=WHOLE, more=True))
+    got += [frame for seq in between for frame in values.arrived(live(seq, topic=WHOLE))]
+    assert shown(got) == list(between)
+    last = values.answered(value(8, topic=WHOLE, more=True)) + values.answered(value(8, topic=WHOLE))
+    assert shown(last) == handed_out
+    got = [frame for seq in (8, 9, 10) for frame in values.arrived(live(seq, topic=WHOLE))]
+    assert shown(got) == {(): [8, *["=8"] * 3, 9, 10], (8,): [9, 10], (8, 9): [10]}[between]
     assert values.take_gaps() == []
 
 
-@pytest.mark.parametrize("late", [1, 7, 1000])
-def test_late_answer_of_an_older_epoch_is_no_news(late):
+def test_parts_that_come_too_late_are_none_of_the_last_value():
+    values = LastValues([WHOLE], True)
+    assert values.answered(value(8, topic=WHOLE, more=True)) == []
+    assert values.arrived(live(8, topic=WHOLE)) == values.arrived(live(9, topic=WHOLE)) == []
+    # The first part was not handed out, so that no number goes back.
+    assert shown(values.give_up()) == [8, 9]
+    assert values.answered(value(8, topic=WHOLE)) == []
+    # Of an answer whose rest is lost, because its process has ended, nothing is handed out.
+    assert values.answered(value(9, topic=WHOLE, more=True)) == []
+    assert values.answered(value(1, NEXT_EPOCH, topic=WHOLE)) == []
+    assert shown(values.arrived(live(1, NEXT_EPOCH, WHOLE))) == [1, "=1"]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_message_is_missing_without_being_told(seed):
+    """Answers come at any time, in parts, and messages are lost or late."""
+    choose = random.Random(seed)
+    topic = choose.choice([QUOTE, WHOLE])
+    lossy = seed % 2
+    values = LastValues([topic], True)
+    published, way, answers, handed_out = 0, [], [], []
+    for step in range(200):
+        act = choose.random()
+        if act < 0.4:
+            published += 1
+            if not lossy or choose.random() < 0.9:
+                way.append(live(published, topic=topic))
+        elif act < 0.5 and published:
+            parts = choose.randrange(1, 4)
+            answers += [value(published, topic=topic, more=part < parts) for part in range(1, parts + 1)]
+        elif act < 0.7 and answers:
+            handed_out += values.answered(answers.pop(0))
+        elif way:
+            handed_out += values.arrived(way.pop(0))
+        if step == 20:
+            handed_out += values.give_up()
+    for frame in way:
+        handed_out += values.arrived(frame)
+    values.take_overdue(0.0)
+    handed_out += values.take_overdue(LATE_SECONDS)
+    numbers = [frame.seq for frame in handed_out]
+    assert numbers == sorted(numbers)
+    told = sum(count for _, count in values.take_gaps())
+    assert told == numbers[-1] - numbers[0] + 1 - len(set(numbers))
+    assert lossy or not told
+    messages = [frame.seq for frame in handed_out if frame.body != VALUE]
+    assert len(messages) == len(set(messages))
+
+
+@pytest.mark.parametrize("seq", [1, 7, 1000])
+def test_late_answer_of_an_older_epoch_is_no_news(seq):
     values = LastValues([QUOTE], True)
     values.give_up()
     assert [frame.seq for frame in values.arrived(live(7, NEXT_EPOCH, QUOTE))] == [7]
-    assert values.answered(value(late, EPOCH, more=True)) == []
-    assert values.answered(value(late, EPOCH)) == []
+    assert values.answered(value(seq, EPOCH, more=True)) == []
+    assert values.answered(value(seq, EPOCH)) == []
     refused = TopicState(1, QUOTE, "refused", "no", "upstream_refused", epoch=EPOCH)
     assert values.answered(refused) == []
     # Its position was not taken: the next frame is the next one.
     assert [frame.seq for frame in values.arrived(live(8, NEXT_EPOCH, QUOTE))] == [8]
     assert values.take_gaps() == []
-    assert [frame.seq for frame in values.answered(value(9, NEXT_EPOCH))] == [9]
+    assert values.answered(value(9, NEXT_EPOCH)) == []
+    assert shown(values.arrived(live(9, NEXT_EPOCH, QUOTE))) == [9]
 
 
 def test_last_value_of_an_older_epoch_is_asked_for_again_once():
