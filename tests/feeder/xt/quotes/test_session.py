@@ -45,7 +45,7 @@ from tests.support.paths import FAKES, ROOT
 from tests.support.sink import Recording, encoded
 from tests.support.waiting import SLOWNESS
 
-SECONDS = 10.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 # BSON has a type for times; a published body has no such type.
 UNFIT = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -1006,7 +1006,8 @@ def test_new_subscriptions_and_checks_run_while_a_session_begins(
     clock.go()
     terminal.drop()
     terminal.open()
-    sink.until(lambda: sink.states[-1][0] == "up" and len(turns.codes) >= len(MANY) + 1)
+    # The market may be stale soon after that.
+    sink.until(lambda: ("up", None, True) in sink.states and len(turns.codes) >= len(MANY) + 1)
     assert turns.codes[: len(MANY) + 1] == [*MANY[:4], "600519.SH", *MANY[4:]]
     assert seen[1] > seen[0]
 
@@ -1034,9 +1035,9 @@ def test_a_new_subscription_is_made_before_renewed_ones(
     turns = Turns(terminal)
     deafen(terminal, clock, "000001.SH")
     turns.at[MANY[3]] = lambda: want(listener, PINGAN_DEPTH)
-    clock.go()
+    # Time stands still once they are renewed: another silence would renew them again.
+    clock.go(until=lambda: turns.codes)
     sink.until(lambda: len(turns.codes) == len(MANY) + 1)
-    clock.stop()
     assert turns.codes == [*MANY[:4], "000001.SZ", *MANY[4:]]
     # Each one is unsubscribed just before it is renewed, so that never all of them are missing at once.
     calls = [call.name for call in terminal.calls if "subscribe" in call.name]
@@ -1247,7 +1248,7 @@ def test_a_refused_single_subscription_is_retried(
     begin(crowded, sink, *CROWD[:3])
     terminal.refused = {"600002.SH"}
     leave(crowded, CROWD[0])
-    sink.until(lambda: len(terminal.called("subscribe_quote")) == 5)
+    sink.until(lambda: len(terminal.called("subscribe_quote")) >= 5)
     terminal.refused = set()
     sink.until(lambda: terminal.subscriptions() == BACK)
 
@@ -1268,7 +1269,7 @@ def test_a_terminal_that_refuses_all_gets_one_retry_at_a_time(
 
     monkeypatch.setattr(crowded._returns, "step", note)
     leave(crowded, CROWD[0], CROWD[1])
-    sink.until(lambda: asked.count(1) == 3)
+    sink.until(lambda: asked.count(1) >= 3)
     assert set(asked) <= {0, 1}
     assert terminal.subscriptions() == [("whole", "SH", "")]
 
@@ -1706,11 +1707,12 @@ def test_a_market_whose_renewal_is_refused_stays_stale(
     deafen(terminal, clock, "000001.SH")
     begin(listener, sink, SHANGHAI)
     terminal.refused = {"SH"}
-    clock.go()
-    sink.until(lambda: len(terminal.clients) == 2)
+    clock.go(until=lambda: len(terminal.clients) == 2)
+    sink.until(lambda: len(terminal.clients) == 2 and not clock.step)
     assert {state for state, _, _ in sink.states[1:]} == {"stale"}
     terminal.refused = set()
-    sink.until(lambda: len(terminal.clients) == 3 and SHANGHAI in sink.accepted[1:])
+    clock.go()
+    sink.until(lambda: len(terminal.clients) >= 3 and SHANGHAI in sink.accepted[1:])
     assert {state for state, _, _ in sink.states[1:]} == {"stale"}
 
 
@@ -1784,9 +1786,9 @@ def test_the_answer_to_a_subscription_is_never_a_recovery(
         # Without this wait the single topics, which had ticks, would be found deaf before the market is stale.
         sink.until(lambda: len(sink.states) > 1)
     deafen(terminal, clock, *(terminal.market if topic == MOUTAI else ["000001.SH"]))
-    sink.until(lambda: len(terminal.clients) == 3 and len(terminal.feeds()) == 1 + len(crowd))
+    clock.go(until=lambda: len(terminal.clients) == 3)
+    sink.until(lambda: not clock.step)
     assert {state for state, _, _ in sink.states[1:]} == {"stale"}
-    clock.stop()
     # So far it is only connected: a push before the new subscription would reach no subscription.
     sink.until(lambda: len(terminal.feeds()) == 1 + len(crowd))
     # These pushes come after the answer to the subscription, so even the same tick ends the silence.
@@ -2224,19 +2226,13 @@ def test_a_call_that_does_not_return_is_reported_by_name(
     begin(short_call_limit, sink, MOUTAI)
     terminal.hanging = {call}
     do(short_call_limit, terminal)
-    said: list[str | None] = []
-
-    def look() -> bool:
-        said.append(short_call_limit.hung())
-        return said[-1] is not None
-
-    sink.until(look)
     name = {
         "subscribe_quote": "subscribe_quote2",
         "subscribeFormula": "subscribe_formula",
         "connect": "reconnect",
     }.get(call, call)
-    assert str(said[-1]).startswith(f"{name} has not returned for ")
+    # On a busy machine the call before it, or the work after that, may be reported for a moment.
+    sink.until(lambda: str(short_call_limit.hung()).startswith(f"{name} has not returned for "))
     # Closing does not wait for the call, which never returns.
     monkeypatch.setattr(intervals, "JOIN_SECONDS", SECONDS)
     began = time.monotonic()
