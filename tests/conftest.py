@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from qmt_bridge import log
 from qmt_bridge.language import catalog
@@ -28,6 +29,11 @@ atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 # The feeder's metrics have one address on a machine, and a feeder that finds it taken logs a warning.
 os.environ["QMT_BRIDGE_METRICS_ADDR"] = ""
+
+
+# The time that an example takes says how busy the machine is, and not whether it holds.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 # The texts that tests expect are English, wherever they run.

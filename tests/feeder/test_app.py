@@ -25,7 +25,7 @@ from tests.support.paths import FAKES, ROOT
 from tests.support.ports import ANY_ADDRESSES, address_env
 from tests.support.waiting import SLOWNESS
 
-SECONDS = 20.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 
 
 class HangingSource:

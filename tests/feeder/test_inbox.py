@@ -26,7 +26,7 @@ from tests.support.waiting import SLOWNESS, wait_for
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
 L2 = Topic("l2/600519.SH/0/")
-SECONDS = 10.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 
 
 class Outlet:

@@ -53,7 +53,7 @@ from tests.support.zmtp import raw_peer
 
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
-SECONDS = 10.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 
 
 class HandSource:

@@ -14,7 +14,7 @@ import pytest
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.waiting import SLOWNESS
 
-SECONDS = 20.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 ADDRESSES = ("market_addr", "ask_addr")
 FREE = ANY_ADDRESSES
 

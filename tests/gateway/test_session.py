@@ -32,7 +32,7 @@ from qmt_bridge.wire.topics import quote_topic
 from tests.support.waiting import SLOWNESS, until
 
 TICK = quote_topic("600519.SH")
-DEADLINE = 10.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 # The head of the pings that a sender writes behind its frames.
 PING = b"\x89\x04"
 

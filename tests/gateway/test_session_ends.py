@@ -26,7 +26,7 @@ from qmt_bridge.keys.key import Scope
 from tests.support.rig import KEY, Rig
 from tests.support.waiting import SLOWNESS, until
 
-DEADLINE = 10.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 
 
 class Server:

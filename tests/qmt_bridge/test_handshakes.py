@@ -21,7 +21,7 @@ from qmt_bridge.handshakes import PATIENCE_SECONDS, REPEAT_SECONDS, Inward, Link
 from tests.support.ports import ANY_PORT, free_port, tcp
 from tests.support.waiting import SLOWNESS
 
-SECONDS = 20.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 AUTH, PROTOCOL, NO_DETAIL = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,

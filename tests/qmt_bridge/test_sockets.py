@@ -30,7 +30,7 @@ from tests.support.ports import ANY_PORT
 from tests.support.waiting import SLOWNESS
 from tests.support.wine import not_under_wine
 
-SECONDS = 10.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 Socket = zmq.Socket[bytes]
 
 

@@ -17,7 +17,7 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from tests.support.waiting import SLOWNESS
 
-SECONDS = 10.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 
 
 class Greeter:

@@ -21,7 +21,7 @@ import pytest
 from qmt_bridge import cli
 from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 
 
 def needs(tool: str) -> str:

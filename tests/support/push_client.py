@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 # Seconds between two attempts to connect to a feeder that is about to start.
 AGAIN = 0.02
 

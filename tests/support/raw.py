@@ -11,7 +11,7 @@ from typing import Any
 from tests.support.waiting import SLOWNESS
 
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
-DEADLINE = 10.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 # Of the request, besides its first line.
 HEADERS = (
     "Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -25,10 +25,9 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from tests.support.contract import documented
-from tests.support.waiting import SLOWNESS, until, wait_for
+from tests.support.waiting import DEADLINE, until, wait_for
 
 KEY = "k&y+密#1-of-the-rig"
-DEADLINE = 10.0 * SLOWNESS
 
 
 class HandDriven:

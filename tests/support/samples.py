@@ -57,7 +57,7 @@ def samples(strategy: st.SearchStrategy[Any], count: int) -> list[Any]:
     """Return some samples, for a test that cannot be run once for each."""
     found: list[Any] = []
 
-    @settings(max_examples=count, database=None, deadline=None)
+    @settings(max_examples=count, database=None)
     @given(strategy)
     def collect(sample: Any) -> None:
         found.append(sample)

@@ -13,6 +13,7 @@ from feeder.source import FeedState
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Topic
+from tests.support.waiting import DEADLINE
 
 
 class Recording:
@@ -21,7 +22,7 @@ class Recording:
     `seconds` is the longest wait of `until`.
     """
 
-    seconds = 10.0
+    seconds = DEADLINE
 
     def __init__(self) -> None:
         self.changed = threading.Condition()

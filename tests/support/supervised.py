@@ -16,7 +16,7 @@ from tests.support import waiting
 from tests.support.ports import address_options, free_addresses
 from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 START = (sys.executable, "-m", "qmt_bridge.cli", "feeder", "--supervised")
 STARTED = "feeder started: source "
 

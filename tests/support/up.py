@@ -21,7 +21,7 @@ from tests.support.contract import documented
 from tests.support.ports import UP, address_options, free_ports, tcp
 from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 START = (sys.executable, "-m", "qmt_bridge.cli")
 
 

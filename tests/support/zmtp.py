@@ -11,7 +11,7 @@ from tests.support.waiting import SLOWNESS
 
 MORE, LONG, COMMAND = 1, 2, 4
 GREETING_BYTES = 64
-SECONDS = 10.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 
 
 def frame(flags: int, body: bytes, size: int | None = None) -> bytes:

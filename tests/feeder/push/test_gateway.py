@@ -80,7 +80,8 @@ def test_pushers_serve_their_part_beside_the_simulator(beside: Pushed) -> None:
     assert not any(topic == "quote/600519.SH/tick/" for topic, _ in consumer.bodies)
     ctp.push({"time": 1})
     consumer.until(lambda: ("quote/600519.SH/tick/", {CODE: [{"time": 1}]}) in consumer.bodies)
-    assert beside.feeder.source.upstream() == 2
+    # The simulator has published before the feeder counts the subscription.
+    consumer.until(lambda: beside.feeder.source.upstream() == 2)
     assert beside.feeder.source.hung() is None
     assert dict(beside.feeder.source.capabilities())["whole"] == ""
     assert [each.name for each in beside.feeder.source.health().pushers] == ["ctp", "desk"]

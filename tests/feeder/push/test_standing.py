@@ -96,7 +96,7 @@ class Pushers(RuleBasedStateMachine):
         assert set(listed) - set(self.model) <= {"ctp"}
 
 
-Pushers.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Pushers.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestPushers = Pushers.TestCase
 
 

@@ -34,7 +34,7 @@ from qmt_bridge.wire.topics import (
 from tests.support.sink import Recording
 from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 BANK = "000001.SZ"
 
 

@@ -25,7 +25,7 @@ from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, TopicParts, quote_
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.waiting import SLOWNESS, wait_for
 
-SECONDS = 20.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 TICKS = quote_topic("600519.SH")
 
 

@@ -25,7 +25,7 @@ from tests.support.ports import ANY_ADDRESSES, address_env
 from tests.support.programs import Running
 from tests.support.waiting import SLOWNESS
 
-SECONDS = 20.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 
 Install = Callable[..., Path]
 

@@ -30,7 +30,7 @@ from tests.support.ports import ANY_ADDRESSES, address_env
 from tests.support.sink import Recording
 from tests.support.waiting import SLOWNESS, wait_for
 
-SECONDS = 10.0 * SLOWNESS
+SECONDS = 30.0 * SLOWNESS
 TOKEN = "7b1e-t0ken"
 MOUTAI = quote_topic("600519.SH")
 

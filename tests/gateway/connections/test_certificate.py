@@ -25,7 +25,7 @@ from tests.support.raw import opened
 from tests.support.up import Up, running
 from tests.support.waiting import SLOWNESS, until, wait_for
 
-DEADLINE = 10.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 CODES = ["600519.SH"]
 
 

@@ -26,7 +26,7 @@ from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import KEY, Rig, Server, metrics, running_rig
 from tests.support.waiting import SLOWNESS, until
 
-DEADLINE = 10.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 SCOPE_OF = {
     "/ws/realtime": "market",
     "/ws/whole_quote": "market",

@@ -32,7 +32,7 @@ from tests.support.ports import ANY_PORT
 from tests.support.processes import runs
 from tests.support.waiting import SLOWNESS, wait_for
 
-DEADLINE = 20.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 ENDS = "raise SystemExit(3)"
 # A program that ends with its standard input.
 LISTENS = "import sys; sys.stdin.read()"

@@ -26,7 +26,7 @@ from tests.support.paths import ROOT
 from tests.support.ports import WIRE, address_options, free_addresses, free_port
 from tests.support.waiting import SLOWNESS, wait_for
 
-DEADLINE = 20.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 posix = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 
 

@@ -22,7 +22,7 @@ from tests.support.samples import BINARY, BODIES, NAMES, RECORDS, VALUES, as_jso
 MARKET = whole_topic("SH")
 MARKETS = st.dictionaries(NAMES, RECORDS, max_size=8)
 
-some = settings(max_examples=50, deadline=None, database=None)
+some = settings(max_examples=50, database=None)
 
 
 def frame(body: object, seq: int = 1) -> Frame:

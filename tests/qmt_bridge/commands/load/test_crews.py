@@ -11,7 +11,7 @@ from websockets.sync.server import ServerConnection
 from tests.support.stamped_server import every_tenth_lost, served
 from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0 * SLOWNESS
+DEADLINE = 30.0 * SLOWNESS
 
 
 def test_the_clients_end_with_their_parent():
