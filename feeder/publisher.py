@@ -33,7 +33,7 @@ from qmt_bridge.answering.askers import Peer
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.handshakes import Links
-from qmt_bridge.journal_file import journal_path
+from qmt_bridge.journal_file import journal_files
 from qmt_bridge.observation.delays import Delays
 from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
@@ -220,8 +220,9 @@ class Publisher:
         self.ask_addr, self.trade_ask_addr = where["ask_addr"], where["trade_ask_addr"]
 
     def _open_journal(self, closing: ExitStack) -> None:
-        path = journal_path(self._config.data_path, self._source.name)
-        self._journal = JournalThread(path, self._config.journal_days, self._config.journal_max_mb, self._hear)
+        path, earlier = journal_files(self._config.data_path, self._source.name, invented=self._source.simulated)
+        days, max_mb = self._config.journal_days, self._config.journal_max_mb
+        self._journal = JournalThread(path, days, max_mb, self._hear, earlier)
         opened = self._journal.start(self._epoch)
         closing.callback(self._close_journal)
         self._epoch = self._registry.epoch = opened.epoch

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from qmt_bridge import private
+from qmt_bridge.config import WITH_PUSH
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.system.in_use import patiently
 from qmt_bridge.wire import earlier, frames
@@ -86,16 +87,30 @@ class Holding(NamedTuple):
 
 
 def journal_path(folder: Path, source: str) -> Path:
-    """Return the file of the journal of a source: simulated fills and real ones never share one."""
+    """Return the file of the journal that is named by a source: simulated fills and real ones never share one."""
     return folder / f"journal-{source}.sqlite3"
+
+
+def journal_files(folder: Path, source: str, *, invented: bool) -> tuple[Path, Path | None]:
+    """Return the file of the journal of a source, and the name that it may have from an earlier version.
+
+    Pushers beside a source share its journal, which so goes on when they come or go. Beside a source whose events are
+    `invented`, or played again, they do not, since theirs are real: then each setting has a journal of its own.
+    """
+    alone = source.removesuffix(WITH_PUSH)
+    if invented or alone == "replay":
+        return journal_path(folder, source), None
+    return journal_path(folder, alone), journal_path(folder, alone + WITH_PUSH)
 
 
 def find_journal(folder: Path, source: str) -> Path:
     """Return the file of `source`, with ``auto`` the only one in `folder`; raise `ConfigError`."""
     if source != "auto":
         path = journal_path(folder, source)
-        if path.is_file():
-            return path
+        # One with pushers has a file of its own, or that of the source alone (see `journal_files`).
+        for named in (path, journal_path(folder, source.removesuffix(WITH_PUSH))):
+            if named.is_file():
+                return named
         raise ConfigError("source", f"there is no trade journal {path}")
     found = sorted(folder.glob(journal_path(Path(), "*").name))
     if not found:

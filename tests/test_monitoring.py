@@ -161,6 +161,8 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
                     {"series": 'qmt_bridge_store_writing{instance="f"}', "values": "1x6 0x12"},
                     {"series": 'qmt_bridge_alerts_failed_total{instance="f",target="mail"}', "values": "0x6 2x12"},
                     {"series": 'qmt_bridge_alerts_dropped_total{instance="f",target="mail"}', "values": "0x18"},
+                    {"series": 'qmt_bridge_push_connected{instance="f",pusher="desk"}', "values": "1x715 0x12"},
+                    {"series": 'qmt_bridge_push_refused_total{instance="f",pusher="desk"}', "values": "0x6 3x60"},
                 ],
                 "alert_rule_test": [
                     alert("1m", "QmtBridgeJournalNotWritten"),
@@ -177,6 +179,12 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
                     alert("2m", "QmtBridgeStoreNotWriting", {"instance": "f", "severity": "critical"}),
                     alert("1m", "QmtBridgeAlertsNotTaken"),
                     alert("2m", "QmtBridgeAlertsNotTaken", {"instance": "f", "target": "mail", "severity": "warning"}),
+                    alert("1m", "QmtBridgePusherRefused"),
+                    alert("2m", "QmtBridgePusherRefused", {"instance": "f", "pusher": "desk", "severity": "warning"}),
+                    # It counts five minutes.
+                    alert("9m", "QmtBridgePusherRefused"),
+                    alert("119m", "QmtBridgePusherGone"),
+                    alert("2h", "QmtBridgePusherGone", {"instance": "f", "pusher": "desk", "severity": "critical"}),
                     # 00:10 UTC is before the opening, 02:00 UTC is in the morning.
                     alert("10m", "QmtBridgeFeedStale"),
                     alert("2h", "QmtBridgeFeedStale", {"instance": "f", "severity": "critical"}),
@@ -203,5 +211,7 @@ SUMMARIES = {
     "QmtBridgeAlertsSilent": "The alerts of f do not run any more: nothing else tells people in chat or by mail.",
     "QmtBridgeStoreNotWriting": "The store of f does not answer or cannot write: what comes now is not stored.",
     "QmtBridgeAlertsNotTaken": "2 alerts were not taken by mail.",
+    "QmtBridgePusherRefused": "3 lines of the pusher desk were refused in five minutes: their data is missing.",
+    "QmtBridgePusherGone": "The pusher desk is not connected to the feeder.",
     "QmtBridgeFeedStale": "The feeder f gets no quotes in trading hours.",
 }

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from feeder.events import Event, Positions
+from feeder.journal.adoption import adopt
 from feeder.journal.epochs import Epochs
 from feeder.journal.opening import (
     BESIDE,
@@ -111,10 +112,11 @@ class Journal:
     A position of an account is the number of one of its events.
     """
 
-    def __init__(self, path: Path, days: int, max_mb: int = 0) -> None:
+    def __init__(self, path: Path, days: int, max_mb: int = 0, earlier: Path | None = None) -> None:
         """Open or create the file; raise `ConfigError` if that fails, or if another feeder uses the folder.
 
-        `prune` keeps events for `days`, and up to a size of `max_mb` (2**20 bytes; 0 means no limit).
+        `prune` keeps events for `days`, and up to a size of `max_mb` (2**20 bytes; 0 means no limit). `earlier` is a
+        name that the file had before (see `adopt`).
         """
         # Why the newest events are not on disk; None while they are.
         self.failure: str | None = None
@@ -143,6 +145,8 @@ class Journal:
         with ExitStack() as failed:
             failed.callback(self._lock.close)
             try:
+                if earlier is not None:
+                    path = adopt(path, earlier)
                 self._open(path)
                 failed.callback(self._database.close)
                 self._note_file(path)

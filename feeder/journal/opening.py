@@ -109,14 +109,14 @@ def is_damage(exc: Exception) -> bool:
     return code & 0xFF in _DAMAGED
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, why: str = "damaged") -> Path:
     """Rename a file, and those that SQLite keeps beside it; return the new name; raise `OSError`."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = path.with_name(f"{path.name}.damaged-{moment}")
+    aside = path.with_name(f"{path.name}.{why}-{moment}")
     for number in count(2):
         if not aside.exists():
             break
-        aside = path.with_name(f"{path.name}.damaged-{moment}-{number}")
+        aside = path.with_name(f"{path.name}.{why}-{moment}-{number}")
     # First rename the files beside it: SQLite deletes a log without a database, or uses it for a new one of that name.
     for suffix in BESIDE:
         beside = path.with_name(path.name + suffix)

@@ -62,8 +62,10 @@ News = Written | Callable[[], None] | Exception
 class JournalThread:
     """Runs a `Journal`. The publisher's thread calls its methods, any thread `call`; `tell` runs on this thread."""
 
-    def __init__(self, path: Path, days: int, max_mb: int, tell: Callable[[News], None]) -> None:
-        self._make = partial(Journal, path, days, max_mb)
+    def __init__(
+        self, path: Path, days: int, max_mb: int, tell: Callable[[News], None], earlier: Path | None = None
+    ) -> None:
+        self._make = partial(Journal, path, days, max_mb, earlier)
         self._tell = tell
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._opened: Future[Opened] = Future()

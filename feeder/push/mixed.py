@@ -14,5 +14,5 @@ def with_push(config: Config, other: Source) -> Composite:
     name = f"{other.name}+push"
     if not config.pushers:
         raise ConfigError("pushers", f"the source {name} needs it: it says what comes from the pushers")
-    push = PushSource(config)
+    push = PushSource(config, real=not (other.simulated or other.name == "replay"))
     return Composite(name, [Member(push, push.may_serve), Member(other, lambda parts: True)])

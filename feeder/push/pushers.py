@@ -65,8 +65,10 @@ _NS_PER_MS = 1_000_000
 class Pushers:
     """The pushers, and the demand."""
 
-    def __init__(self, sink: Sink, permits: Permits, key: str, epoch: int) -> None:
+    def __init__(self, sink: Sink, permits: Permits, key: str, epoch: int, *, real: bool = False) -> None:
         self._sink = sink
+        # Whether trade events go to the journal of another source, which has no invented ones.
+        self._real = real
         self._permits = permits
         self._key = key.encode()
         self._epoch = epoch
@@ -211,6 +213,10 @@ class Pushers:
             offer = read_offer(hello, self._permits)
         except BadHello as exc:
             self._refuse(connection, "forbidden" if exc.forbidden else "bad_request", str(exc))
+            return
+        if self._real and hello.simulated and Kind.TRADE in offer.markets:
+            reason = "simulated: beside another source trade events are real, invented ones need the source push alone"
+            self._refuse(connection, "forbidden", reason, hello.name)
             return
         for other in self._pushers.values():
             both = "" if other.name == hello.name else offer.overlap(other.offer)

@@ -36,8 +36,10 @@ class PushSource:
     name = "push"
     lossless = False
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, real: bool = False) -> None:
+        """`real`: trade events are those beside another source, which are real, so none may be invented."""
         self._config = config
+        self._real = real
         self._permits = read_permits(config.pushers)
         self.kinds = (
             frozenset(kind for permit in self._permits.values() for kind in permit.markets) if self._permits else SERVED
@@ -71,7 +73,7 @@ class PushSource:
         """Listen and start the thread; raise `ConfigError`."""
         self._sink = sink
         self._listener = Listener(self._config)
-        self._pushers = Pushers(sink, self._permits, self._config.push_key, clock.time_ns())
+        self._pushers = Pushers(sink, self._permits, self._config.push_key, clock.time_ns(), real=self._real)
         # Also on Windows, where asyncio would take the Proactor loop: that one closes a connection whose last line is
         # under way with what is unread, which takes the line from a pusher, and logs an error of one that was reset.
         # Its limit, 512 sockets, is far above `MOST`.
