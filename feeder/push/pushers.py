@@ -81,10 +81,12 @@ class Pushers:
         self._told: dict[Topic, str] = {}
         self._downloads: dict[Topic, str] = {}
         self._feed: Feed | None = None
-        # Changes that may be told at once; what is told later, and whether a state in between has told of a loss.
+        # Changes that may be told at once, and what is told later.
         self._changes = Budget(CHANGES_A_SECOND)
         self._telling: asyncio.TimerHandle | None = None
+        # Whether a loss is to be told, and whether one was told with the newest state.
         self._untold_loss = False
+        self._told_loss = False
         self._accounts: list[AccountState] = []
         self._refused = Refusals()
         self._flushing = False
@@ -281,13 +283,8 @@ class Pushers:
             case Heartbeat():
                 pass
             case State():
-                standing = pusher.standing
-                if message.data_lost and standing.data_lost:
-                    # Each loss is told, also one in the same state.
-                    standing.data_lost = False
-                    self._tell_state()
                 reason = message.reason if message.state != "up" else None
-                standing.turn(message.state, reason, _now_ms(), data_lost=message.data_lost)
+                pusher.standing.turn(message.state, reason, _now_ms(), data_lost=message.data_lost)
                 self._tell_state()
             case Accounts():
                 self._set_accounts(pusher, message)
@@ -427,31 +424,30 @@ class Pushers:
 
     def _tell_state(self) -> None:
         """Tell the feed and the accounts, if they have changed; what changes too often is told a moment later."""
-        feed, accounts = self._standings.feed(), self._standings.accounts()
+        self._untold_loss = self._standings.take_loss() or self._untold_loss
         self._show()
-        if feed == self._feed and accounts == self._accounts:
+        has_changed = self._standings.feed() != self._feed or self._standings.accounts() != self._accounts
+        if self._telling is not None or not (has_changed or self._untold_loss):
             return
-        if self._telling is None and self._changes.take(clock.monotonic()):
-            self._tell(feed, accounts)
-            return
-        self._untold_loss = self._untold_loss or feed.data_lost
-        if self._telling is None:
-            self._telling = self._loop.call_later(1 / CHANGES_A_SECOND, self._tell_newest)
+        if self._changes.take(clock.monotonic()):
+            self._tell()
+        else:
+            self._telling = self._loop.call_later(1 / CHANGES_A_SECOND, self._tell)
 
-    def _tell_newest(self) -> None:
+    def _tell(self) -> None:
         self._telling = None
-        feed = self._standings.feed()
-        feed = feed._replace(data_lost=feed.data_lost or self._untold_loss)
+        feed, accounts, lost = self._standings.feed(), self._standings.accounts(), self._untold_loss
         self._untold_loss = False
-        self._tell(feed, self._standings.accounts())
-
-    def _tell(self, feed: Feed, accounts: list[AccountState]) -> None:
         if accounts != self._accounts:
             self._accounts = accounts
             self._sink.set_accounts(accounts)
-        if feed != self._feed:
-            self._feed = feed
-            self._sink.set_state(feed.state, feed.reason, data_lost=feed.data_lost)
+        if feed == self._feed and not lost:
+            return
+        if feed == self._feed and self._told_loss:
+            # The feeder tells what has changed, and each loss is told.
+            self._sink.set_state(feed.state, feed.reason)
+        self._feed, self._told_loss = feed, lost
+        self._sink.set_state(feed.state, feed.reason, data_lost=lost)
 
     def _show(self) -> None:
         now = clock.monotonic()

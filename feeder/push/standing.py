@@ -23,11 +23,10 @@ MOST_GONE = 64
 
 
 class Feed(NamedTuple):
-    """The state of the feed, as `Sink.set_state` takes it."""
+    """The state of the feed."""
 
     state: Session
     reason: str | None
-    data_lost: bool
 
 
 @dataclass
@@ -40,6 +39,7 @@ class Standing:
     since: int
     state: Session = "connecting"
     reason: str | None = None
+    # Whether it may have missed data, and `take_loss` has not told it yet.
     data_lost: bool = False
     connected: bool = False
     # Whether it was connected and has not said bye since; and whether it has said so, and is not missed.
@@ -57,7 +57,8 @@ class Standing:
         """Note a state."""
         if (state, reason) != (self.state, self.reason):
             self.since = now
-        self.state, self.reason, self.data_lost = state, reason, data_lost
+        self.state, self.reason = state, reason
+        self.data_lost = self.data_lost or data_lost
 
 
 class Standings:
@@ -119,12 +120,19 @@ class Standings:
         # One that ended in order and may come again by the setting is not missed.
         missed = [each for each in self._known.values() if not each.said_bye]
         if not missed:
-            return Feed("connecting", None, False)
+            return Feed("connecting", None)
         worst = max(missed, key=lambda each: _RANK[each.state])
         reason = worst.reason
         if worst.state == "connecting":
             reason = f"waiting for {worst.name}"
-        return Feed(worst.state, reason, any(each.data_lost for each in missed))
+        return Feed(worst.state, reason)
+
+    def take_loss(self) -> bool:
+        """Return whether a pusher may have missed data since the last call: each loss is told once."""
+        found = any(each.data_lost for each in self._known.values())
+        for each in self._known.values():
+            each.data_lost = False
+        return found
 
     def accounts(self) -> list[AccountState]:
         """Return the states of all accounts."""

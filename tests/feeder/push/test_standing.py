@@ -67,13 +67,17 @@ class Pushers(RuleBasedStateMachine):
             self.connected.discard(name)
 
     @invariant()
+    def each_loss_is_told_once(self) -> None:
+        assert self.standings.take_loss() == any(lost for _, _, lost in self.model.values())
+        self.model = {name: (state, reason, False) for name, (state, reason, _) in self.model.items()}
+
+    @invariant()
     def the_feed_is_as_the_worst(self) -> None:
         feed = self.standings.feed()
         if not self.model:
-            assert feed == Feed("connecting", None, False)
+            assert feed == Feed("connecting", None)
             return
         assert feed.state == max((state for state, _, _ in self.model.values()), key=RANK.index)
-        assert feed.data_lost == any(lost for _, _, lost in self.model.values())
 
     @invariant()
     def accounts_are_those_of_known_pushers(self) -> None:
@@ -101,12 +105,14 @@ def test_another_name_that_serves_all_takes_the_place() -> None:
     standings = Standings([], 0)
     standings.welcome("old", quotes("SH"), 1)
     standings.gone("old", 2, bye=False)
-    assert standings.feed() == Feed("down", GONE, False)
+    assert standings.feed() == Feed("down", GONE)
+    assert not standings.take_loss()
     # A part is not enough.
     standings.welcome("part", quotes("SZ"), 3)
     assert standings.feed().state == "down"
     standings.welcome("new", quotes("SH", "SF"), 4)
-    assert standings.feed() == Feed("up", None, True)
+    assert standings.feed() == Feed("up", None)
+    assert standings.take_loss()
     assert [each.name for each in standings.listed({})] == ["part", "new"]
 
 
