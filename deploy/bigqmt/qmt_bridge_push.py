@@ -221,6 +221,9 @@ def read(item, *names):
         except UnicodeDecodeError as exc:
             # A native object decodes its text when it is read; brokers write GBK.
             value = exc.object
+        except Exception:
+            # A native object raises for a field that it cannot give to Python.
+            value = None
         if value is not None:
             return plain(value)
     return None
@@ -275,8 +278,8 @@ def order_id_of(item):
     number_of_counter = words(item, "m_strOrderSysID")
     if not number_of_counter:
         reference = words(item, "m_nRef", "m_strOrderRef")
-        return int(reference) if reference.isdigit() and len(reference) < 16 else 0
-    if number_of_counter.isdigit() and len(number_of_counter) < 16:
+        return int(reference) if reference.isdecimal() and len(reference) < 16 else 0
+    if number_of_counter.isdecimal() and len(number_of_counter) < 16:
         return int(number_of_counter)
     return zlib.crc32(number_of_counter.encode("utf-8")) & 0x7FFFFFFF
 
@@ -450,12 +453,12 @@ def stop(ContextInfo):
 
 def order_callback(ContextInfo, orderInfo):
     if BRIDGE is not None:
-        BRIDGE.note_order(orderInfo)
+        BRIDGE.noted(BRIDGE.note_order, orderInfo)
 
 
 def deal_callback(ContextInfo, dealInfo):
     if BRIDGE is not None:
-        BRIDGE.note_fill(dealInfo)
+        BRIDGE.noted(BRIDGE.note_fill, dealInfo)
 
 
 def position_callback(ContextInfo, positionInfo):
@@ -470,7 +473,7 @@ def account_callback(ContextInfo, accountInfo):
 
 def orderError_callback(ContextInfo, orderArgs, errMsg):
     if BRIDGE is not None:
-        BRIDGE.note_error(orderArgs, errMsg)
+        BRIDGE.noted(BRIDGE.note_error, orderArgs, errMsg)
 
 
 def named(name):
@@ -869,7 +872,7 @@ class Bridge:
             raise Refusal("unknown_symbol", f"the terminal does not know {code}")
 
         def on_data(data):
-            self.note_quote(wanted, data)
+            self.noted(self.note_quote, wanted, data)
 
         if sum(each.counted for each in self.wanted.values()) < MAX_QUOTES:
             wanted.counted = True
@@ -908,7 +911,7 @@ class Bridge:
         wanted.held = OrderedDict()
 
         def on_data(data):
-            self.note_market(wanted, data)
+            self.noted(self.note_market, wanted, data)
 
         codes = [place] if "." in place else self.codes_of(place)
         number = self.call("subscribe_whole_quote", [place], callback=on_data)
@@ -950,9 +953,7 @@ class Bridge:
             raise Refusal("unsupported_period", "the full terminal has no such period")
 
         def on_data(data):
-            if wanted.alive and isinstance(data, dict):
-                self.put(("formula", wanted.key), {"topic": topic, "data": plain(data)})
-                self.flush()
+            self.noted(self.note_values, wanted, data)
 
         number = self.call(
             "subscribe_formula",
@@ -1026,10 +1027,14 @@ class Bridge:
                 # Without it the ticks of today are only those that were downloaded [3].
                 subscribe=True,
             )
-        except Refusal as exc:
-            self.answer({"type": "refuse", "id": number, "code": exc.code, "error": str(exc)})
+            records = records_of((found or {}).get(topic["code"]))
+            rows = [row for row in records if row.get("time", 0) >= message["from"]]
+        except Exception as exc:
+            if not isinstance(exc, Refusal):
+                self.say("call", type(exc).__name__, exc)
+            code = getattr(exc, "code", "upstream_refused")
+            self.answer({"type": "refuse", "id": number, "code": code, "error": str(exc)})
             return
-        rows = [row for row in records_of((found or {}).get(topic["code"])) if row.get("time", 0) >= message["from"]]
         for at in range(0, max(1, len(rows)), PIECE):
             more = at + PIECE < len(rows)
             self.every({"type": "history", "id": number, "data": rows[at : at + PIECE], "more": more})
@@ -1110,6 +1115,13 @@ class Bridge:
 
     # Called by the terminal.
 
+    def noted(self, note, *values):
+        """Note what the terminal calls back; what cannot be read costs that call, and raises nothing there."""
+        try:
+            note(*values)
+        except Exception as exc:
+            self.say("call", type(exc).__name__, exc)
+
     def kind_of(self, item):
         """Return account and type of an object of the terminal, if the account is one of ours."""
         account = words(item, "m_strAccountID", "accountID")
@@ -1172,13 +1184,23 @@ class Bridge:
                 self.put(("quote", wanted.key, at), {"topic": wanted.topic, "time": now, "data": record})
         self.flush()
 
+    def note_values(self, wanted, data):
+        if wanted.alive and isinstance(data, dict):
+            self.put(("formula", wanted.key), {"topic": wanted.topic, "data": plain(data)})
+            self.flush()
+
     def note_market(self, wanted, data):
         if not wanted.alive or not isinstance(data, dict):
             return
-        if "." not in wanted.topic["code"]:
+        place = wanted.topic["code"]
+        if "." not in place:
             self.ticked = time.time()
+            place = "." + place
         # They are read when they are sent: this may be a whole market, and the terminal's thread waits.
         for code, value in data.items():
+            if not text_of(code).endswith(place):
+                # The feeder would refuse the line with all that are in it.
+                continue
             if wanted.held is not None:
                 wanted.held[code] = value
             else:
@@ -1252,12 +1274,21 @@ class Bridge:
                     if following[:2] != key[:2]:
                         break
                     ticks[following[2]] = self.waiting.pop(following)
-                records = {code: records_of(value)[-1:] for code, value in ticks.items()}
-                newest = {code: last[0] for code, last in records.items() if last}
+                newest = self.newest_of(ticks)
                 if wanted is not None and newest:
                     self.output += encode({"topic": wanted.topic, "time": int(time.time() * 1000), "data": newest})
             else:
                 self.output += encode(line)
+
+    def newest_of(self, ticks):
+        """Return the newest record of each code; a value that cannot be read costs its code only."""
+        newest = {}
+        for code, value in ticks.items():
+            try:
+                newest.update((code, record) for record in records_of(value)[-1:])
+            except Exception as exc:
+                self.say("call", type(exc).__name__, exc)
+        return newest
 
     def say(self, key, *values):
         """Tell the user something once until the next connection, for each first value."""

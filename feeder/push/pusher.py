@@ -25,6 +25,8 @@ HISTORIES_BYTES = 32 * 1024 * 1024
 _NS_PER_MS = 1_000_000
 # Of a larger float in ms its ns would be infinite, or no 64 bits.
 MOST_MS = 2**53
+# What is a moment of this century in seconds, and of the years 1970 to 1973 in ms.
+_SECONDS = range(10**9, 10**11)
 
 
 class Asked:
@@ -164,5 +166,8 @@ def _received(time: object, now: int) -> int:
     """Return when a record was received, in ns since 1970; raise `BadLine` for a time that is none."""
     if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < MOST_MS:
         raise BadLine("bad_request", "time: expected milliseconds since 1970")
+    if _SECONDS.start <= time < _SECONDS.stop:
+        # Taken as ms it would be a delay of half a century.
+        raise BadLine("bad_request", "time: expected milliseconds since 1970, and these are seconds")
     # The clock of another machine may be ahead.
     return min(now, int(time * _NS_PER_MS))

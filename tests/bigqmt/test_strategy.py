@@ -412,6 +412,65 @@ def test_a_text_in_gbk_is_read() -> None:
     assert loaded().words(Native(), "m_strRemark") == "备注"
 
 
+class Unreadable:
+    """A native object with a field that raises."""
+
+    m_strAccountID = ACCOUNT
+    m_strOrderSysID = "\u00b2"
+
+    @property
+    def m_strRemark(self) -> str:
+        raise TypeError("No to_python converter found")
+
+    @property
+    def m_nVolumeTraded(self) -> int:
+        raise RuntimeError("gone")
+
+
+def queued(**callbacks: Any) -> tuple[Any, Any]:
+    """Return the strategy and its bridge, which only queues."""
+    strategy = loaded()
+    bridge = strategy.BRIDGE = strategy.Bridge(SimpleNamespace(**callbacks), [(ACCOUNT, "STOCK")])
+    bridge.phase = "up"
+    bridge.lock.acquire()
+    return strategy, bridge
+
+
+def test_what_the_terminal_calls_back_raises_nothing_there(capsys: pytest.CaptureFixture[str]) -> None:
+    kept: list[Callable[[Any], None]] = []
+
+    def subscribe(code: str, callback: Callable[[Any], None], **_: Any) -> int:
+        kept.append(callback)
+        return 1
+
+    strategy, bridge = queued(subscribe_quote=subscribe, get_full_tick=lambda codes: {"600519.SH": {"time": "x"}})
+    assert list(bridge.begin({"kind": "quote", "code": "600519.SH", "period": "1d"})) == []
+    kept[0]({"600519.SH": {"time": {}}})
+    assert "unhashable" in capsys.readouterr().out
+    kept[0]({"600519.SH": {"time": 1796004000000}})
+    strategy.order_callback(None, Unreadable())
+    strategy.deal_callback(None, Unreadable())
+    assert [key[0] for key in bridge.waiting] == ["every", "quote", "trade", "trade"]
+
+
+@pytest.mark.parametrize("answer", ["error", {"600519.SH": {"time": [1], "x": 2}}, {"600519.SH": {"time": "x"}}])
+def test_a_history_that_cannot_be_read_is_refused(answer: Any) -> None:
+    _, bridge = queued(get_market_data_ex=lambda *args, **options: answer)
+    topic = {"kind": "quote", "code": "600519.SH", "period": "tick"}
+    assert list(bridge.tell_history({"id": 7, "topic": topic, "from": 0})) == []
+    (line,) = bridge.waiting.values()
+    assert {"type": "refuse", "id": 7, "code": "upstream_refused"}.items() <= json.loads(line).items()
+
+
+def test_an_odd_tick_of_a_market_costs_its_code_only() -> None:
+    strategy, bridge = queued()
+    wanted = bridge.wanted["SH"] = strategy.Wanted("SH", {"kind": "whole", "code": "SH"})
+    odd = {"time": [1], "lastPrice": 2}
+    bridge.note_market(wanted, {"600000.SH": {"lastPrice": 1}, "600519.SH": odd, "000001.SZ": {"lastPrice": 3}})
+    bridge.fill()
+    assert json.loads(bridge.output)["data"] == {"600000.SH": {"lastPrice": 1}}
+
+
 def test_a_silent_market_is_told_and_its_return(monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = loaded()
     bridge = strategy.Bridge(SimpleNamespace(), [])

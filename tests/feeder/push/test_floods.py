@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from feeder.push import pushers
 from feeder.push.pushers import Pushers
-from tests.support.pushing import desk
+from tests.support.pushing import ACCOUNT, desk
 from tests.support.waiting import wait_for
 
 FLIPS = 5000
@@ -25,6 +26,20 @@ def test_flood_of_states_is_told_as_a_few(tmp_path: Path, caplog: pytest.LogCapt
         assert told["data_lost"] or any(status["data_lost"] for status in consumer.statuses)
         said = [record for record in caplog.records if record.getMessage().startswith("feed is")]
         assert len(said) < FLIPS // 5
+
+
+def test_a_loss_between_two_told_states_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushers, "CHANGES_A_SECOND", 1)
+    with desk(tmp_path) as found:
+        pusher, consumer = found.pusher(kinds=["trade"]), found.consumer()
+        lost = {"type": "state", "state": "up", "data_lost": True}
+        pusher.say(lost)
+        consumer.status(state="up", data_lost=True)
+        # The first line takes the only change of this second.
+        accounts = {"type": "accounts", "accounts": [{"account": ACCOUNT}]}
+        pusher.say(accounts, {"type": "state", "state": "stale"}, lost)
+        consumer.status(state="up", data_lost=False)
+        consumer.status(state="up", data_lost=True)
 
 
 def test_nothing_is_served_before_the_thread_has_begun(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def client(tmp_path: Path) -> Iterator[PushClient]:
             '{"topic":{"kind":"quote","code":"600519.SH"},"time":true,"data":{}}', "milliseconds", id="boolean"
         ),
         pytest.param(
+            '{"topic":{"kind":"quote","code":"600519.SH"},"time":1795904107,"data":{}}', "are seconds", id="seconds"
+        ),
+        pytest.param(
             '{"topic":{"kind":"trade","account":""},"id":"1","event":"order","data":{}}', "topic", id="no-name"
         ),
     ],

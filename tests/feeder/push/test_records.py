@@ -247,6 +247,18 @@ def test_a_pusher_says_how_it_is(running: Desk) -> None:
     assert consumer.status(state="up")["data_lost"]
 
 
+def test_the_loss_of_one_is_none_of_another(running: Desk) -> None:
+    consumer = running.consumer()
+    other = running.pusher(name="other", kinds=["l2"])
+    running.pusher().close()
+    assert consumer.status(state="down")["reason"] == "pusher_gone"
+    running.pusher()
+    assert consumer.status(state="up")["data_lost"]
+    other.say({"type": "state", "state": "stale", "reason": "market_silent"}, {"type": "state", "state": "up"})
+    assert not consumer.status(state="stale")["data_lost"]
+    assert not consumer.status(state="up")["data_lost"]
+
+
 def test_a_silent_pusher_is_given_up(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushers, "SILENCE_SECONDS", 0.1)
     consumer = running.consumer()
