@@ -196,10 +196,12 @@ class IPythonApiClient:
         code, period = subject["stockCode"], subject["period"]
         self.terminal.enter("subscribe_quote", code, period, extent, options)
         feed = Feed("quote", code, period, extent, callback if options["needCallback"] else None)
-        sequence = self._subscribe(feed, code)
-        newest = self.terminal.market.get(code) if self.terminal.single_snapshot and period == "tick" else None
-        if sequence > 0 and newest is not None and feed.callback:
-            self.terminal.dispatch(feed.callback, {code: [newest]})
+        # A push that came between the two would come once more as the answer.
+        with self.terminal.lock:
+            sequence = self._subscribe(feed, code)
+            newest = self.terminal.market.get(code) if self.terminal.single_snapshot and period == "tick" else None
+            if sequence > 0 and newest is not None and feed.callback:
+                self.terminal.dispatch(feed.callback, {code: [newest]})
         return sequence
 
     def subscribe_whole_quote(self, codes: list[str], *rest: Any) -> int:
@@ -207,12 +209,13 @@ class IPythonApiClient:
         codes = _texts(codes)
         self.terminal.enter("subscribe_whole_quote", tuple(codes), options)
         feed = Feed("whole", ",".join(codes), "", {}, callback if options["needCallback"] else None)
-        sequence = self._subscribe(feed, *codes)
-        if sequence > 0:
-            # The first push is the whole current snapshot (doc/xtdata.md 324).
-            market, pieces = list(self.terminal.market.items()), self.terminal.snapshot_pieces
-            for piece in range(pieces):
-                self.terminal.push_market(feed, dict(market[piece::pieces]))
+        with self.terminal.lock:
+            sequence = self._subscribe(feed, *codes)
+            if sequence > 0:
+                # The first push is the whole current snapshot (doc/xtdata.md 324).
+                market, pieces = list(self.terminal.market.items()), self.terminal.snapshot_pieces
+                for piece in range(pieces):
+                    self.terminal.push_market(feed, dict(market[piece::pieces]))
         return sequence
 
     def unsubscribe_quote(self, sequence: int) -> None:
