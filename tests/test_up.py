@@ -382,8 +382,9 @@ def test_frozen_part_is_replaced_and_data_continues(tmp_path: Path, part: str, w
     with running(tmp_path, "--source=sim", f"--workers={workers}", "--freeze-timeout=1.5") as up:
         epoch, worker = _ready(up, "epoch"), _ready(up, "worker")
         with asking(tcp(up.ports[-1])) as asker:
-            # A part that has never answered is not taken for a frozen one.
             began = asker.status().time
+        # A part that has never answered `up` is not taken for a frozen one.
+        wait_for(lambda: f"{part} answers, " in up.text, "its first answer", up)
         os.kill(up.pid(part), signal.SIGSTOP)
         wait_for(lambda: f"{part} has given no sign of life for " in up.text, "the report", up)
         wait_for(lambda: f"{part} ended with exit code -9; starting it again" in up.text, "the end", up)

@@ -118,10 +118,16 @@ class _Child:
         self._backoff = min(self._backoff * 2, BACKOFF[1])
         return code
 
+    def note_answer(self, now: float) -> None:
+        """Note that the part has answered, or has given a sign of life by itself."""
+        if not self.pulse.began:
+            logger.info("%s answers, %.1f s after its start", self.part, now - self._started_at)
+        self.pulse.beat(now)
+
     def note_beats(self, now: float) -> None:
         """Take the signs of life that have come by themselves."""
         if self._reader is not None and self._reader.heard():
-            self.pulse.beat(now)
+            self.note_answer(now)
 
     def replace_if_frozen(self, now: float) -> None:
         """Kill a process that no longer answers, and the processes that it has started; `watch` starts it again."""
@@ -328,9 +334,9 @@ class _Run:
 
     def _note_feeder_answer(self, now: float) -> None:
         if self._store is not None and self._store_questions is not None and self._store_questions.answered():
-            self._store.pulse.beat(now)
+            self._store.note_answer(now)
         if self._questions.answered():
-            self._feeder.pulse.beat(now)
+            self._feeder.note_answer(now)
             if self._gateway is None and not self._was_ready:
                 self._note_ready({})
 
@@ -342,12 +348,12 @@ class _Run:
         # With several workers the first process answers no requests itself, but replaces frozen workers.
         if status is None or status.get("instance") != self._instance or gateway.is_stopped():
             return now
-        gateway.pulse.beat(now)
+        gateway.note_answer(now)
         is_ours = status.get("feeder_instance") == self._instance
         if not self._was_ready and is_ours and status.get("serving") is True:
             # The gateway receives the feeder's heartbeats, so the feeder runs, even if this process has no connection
             # yet.
-            self._feeder.pulse.beat(now)
+            self._feeder.note_answer(now)
             self._note_ready(status)
         return now
 
