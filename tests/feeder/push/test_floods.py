@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from feeder.push.pushers import Pushers
-from tests.support.pushing import desk
+from tests.support.push_feeder import desk
 from tests.support.waiting import wait_for
 
 FLIPS = 5000
