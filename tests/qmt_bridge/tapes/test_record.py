@@ -389,7 +389,7 @@ def test_the_summary_says_what_was_recorded_and_lost(config: Config, tmp_path: P
         wait_for(lambda: recorder.frames("status"))
     tally = recorder.recorder.tally
     said = (
-        f"recorded {tally.frames} messages, {tally.size} bytes, of 1 topics on {path} ({path.stat().st_size:,} bytes)"
+        f"recorded {tally.frames} messages, {tally.size} bytes, of 1 topics on {path} ({path.stat().st_size:,} B)"
     )
     assert recorder.recorder.summary() == f"{said}; no gaps"
     tally.gap_count, tally.missed = 2, 1234
