@@ -440,17 +440,19 @@ def to_object(reader: Reader) -> dict[str, object]:
     return {"file": str(reader.path), "file_size": reader.size, **total._asdict(), "accounts": by_account}
 
 
-def to_text(reader: Reader) -> str:
-    """Return what a journal holds, as a table; times are local."""
+def title(reader: Reader) -> str:
+    """Return how large a journal is, in words."""
+    total, _ = reader.holdings()
+    return f"{reader.size / 1e6:,.1f} MB, {total.size / 1e6:,.1f} MB of them in events"
+
+
+HEADS = ("account", "events", "first", "last", "replayable after", "first event", "last event")
+
+
+def to_rows(reader: Reader) -> list[tuple[str, ...]]:
+    """Return what a journal holds, a row for all accounts and for each, below `HEADS`; times are local."""
     total, accounts = reader.holdings()
-    head = ("account", "events", "first", "last", "replayable after", "first event", "last event")
-    table = [head, *(_cells(name, holding) for name, holding in [("(all)", total), *accounts.items()])]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    lines = [f"{reader.path}: {reader.size / 1e6:,.1f} MB, {total.size / 1e6:,.1f} MB of them in events"]
-    for name, *cells in table:
-        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([_printable(name).ljust(widths[0]), *aligned]).rstrip())
-    return "\n".join(lines)
+    return [_cells(_printable(name), holding) for name, holding in [("(all)", total), *accounts.items()]]
 
 
 def _printable(text: str) -> str:

@@ -22,7 +22,8 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from qmt_bridge.config import env_name
 from tests.support.ports import address_options, free_port, up_addresses
-from tests.support.up import DEADLINE, START, receive
+from tests.support.processes import DEADLINE
+from tests.support.up import START, receive
 from tests.support.waiting import SLOWNESS
 
 # Up to eleven processes start at the same time.

@@ -18,8 +18,9 @@ import qmt_bridge
 from qmt_bridge.wire.moments import midnight
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.ports import UP, tcp
+from tests.support.processes import DEADLINE
 from tests.support.recorded import TICKS, recorded, rows_by_code
-from tests.support.up import DEADLINE, Up, running
+from tests.support.up import Up, running
 from tests.support.waiting import until
 
 # Real processes, and a machine that may be busy.

@@ -16,8 +16,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from qmt_bridge import QMTClient
 from qmt_bridge.wire.moments import midnight, shown_moment
+from tests.support.processes import DEADLINE
 from tests.support.recorded import TICKS, recorded, rows_by_code
-from tests.support.up import DEADLINE, Up, running
+from tests.support.up import Up, running
 from tests.support.waiting import until
 
 # The recording has 75 minutes: they are played in 11 s, which begin so many seconds after the store has subscribed.

@@ -32,8 +32,8 @@ from websockets.utils import accept_key
 from tests.support import waiting
 from tests.support.browser import running_browser
 from tests.support.paths import ROOT
-from tests.support.processes import kill
-from tests.support.up import DEADLINE, Up, running, wait_for
+from tests.support.processes import DEADLINE, kill
+from tests.support.up import Up, running, wait_for
 
 pytestmark = [pytest.mark.examples, pytest.mark.timeout(400)]
 

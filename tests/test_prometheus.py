@@ -21,7 +21,8 @@ import pytest
 from tests.support.hooks import Hooks, hooks
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
-from tests.support.up import DEADLINE, Up, running, wait_for
+from tests.support.processes import DEADLINE
+from tests.support.up import Up, running, wait_for
 
 FOLDER = ROOT / "deploy" / "prometheus"
 PROMETHEUS = shutil.which("prometheus")

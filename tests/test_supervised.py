@@ -24,7 +24,8 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.hooks import hooks
 from tests.support.paths import FAKES, ROOT
-from tests.support.supervised import DEADLINE, supervised
+from tests.support.processes import DEADLINE
+from tests.support.supervised import supervised
 
 TOPIC = quote_topic("600519.SH")
 

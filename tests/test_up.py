@@ -31,10 +31,10 @@ from qmt_bridge.sockets import connect_subscriber
 from tests.support import waiting
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import UP, address_options, free_port, free_ports, tcp, up_addresses
-from tests.support.processes import KILLED, kill, runs
+from tests.support.processes import DEADLINE, KILLED, kill, runs
 from tests.support.recorded import TICKS, recorded, rows_by_code
 from tests.support.store_asker import asking
-from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
+from tests.support.up import START, Up, answers, receive, running, wait_for
 from tests.support.waiting import SLOWNESS
 
 

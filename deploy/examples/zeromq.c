@@ -6,7 +6,9 @@
  * QMT_BRIDGE_MARKET is the address (tcp://127.0.0.1:5555). It needs no key; between machines it has CURVE keys, see
  * docs/wire.md. Tried with libzmq 4.3.4 and gcc 12.
  * Lines: `tick CODE EPOCH SEQ BODY`, the body in JSON, and `gap ...`. libzmq connects again by itself; what was
- * published meanwhile is a gap, which the store has: node-zeromq.mjs reads it from there.
+ * published meanwhile is a gap, which the store has: node-zeromq.mjs reads it from there. This program does not: an
+ * answer of the store is JSON with the messages in it, so that filling a gap needs a JSON parser, which C lacks. A
+ * message of the feeder needs none, because its position and its body are apart.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -13,7 +13,15 @@ from typing import Any
 import click
 
 from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, fetch_page
-from qmt_bridge.commands.options import asked_to_stop, configure_log, end, fail, json_option, load_settings, settings
+from qmt_bridge.commands.options import (
+    asked_to_stop,
+    configure_log,
+    fail,
+    json_option,
+    load_settings,
+    run_part,
+    settings,
+)
 from qmt_bridge.config import ALERTS, CREDENTIALS, LOG, WIRE, Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.language.catalog import say
@@ -42,12 +50,8 @@ def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool,
     config = load_settings(config_file, flags)
     from qmt_bridge.alerts import app
 
-    configure_log(config)
-    try:
-        code = app.run(config, partial(_fetch, config), stop, *([Beats(sys.stdout.fileno()).beat] if beats else []))
-    except ConfigError as exc:
-        fail(exc)
-    end(code)
+    beat = [Beats(sys.stdout.fileno()).beat] if beats else []
+    run_part(config, lambda: app.run(config, partial(_fetch, config), stop, *beat))
 
 
 def _fetch(config: Config, path: str, stop: Stop) -> tuple[int, bytes] | None:

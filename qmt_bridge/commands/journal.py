@@ -25,6 +25,7 @@ from qmt_bridge.commands.options import (
 )
 from qmt_bridge.commands.terminal.completion import complete_source
 from qmt_bridge.commands.terminal.progress import progress
+from qmt_bridge.commands.terminal.table import table
 from qmt_bridge.errors import ConfigError, QMTBridgeError
 from qmt_bridge.language.catalog import say
 from qmt_bridge.system.in_use import patiently
@@ -101,10 +102,18 @@ def journal_list(config_file: Path | None, source: str | None, path: Path | None
     reader = None
     try:
         with _open_journal(config_file, source, path, flags) as reader:
-            shown = json.dumps(journal_file.to_object(reader)) if as_json else journal_file.to_text(reader)
+            shown = json.dumps(journal_file.to_object(reader)) if as_json else list_text(reader)
     except (ConfigError, sqlite3.Error) as exc:
         fail(_named(exc, reader))
     click.echo(shown)
+
+
+def list_text(reader: Reader) -> str:
+    """Return what `journal list` prints."""
+    from qmt_bridge import journal_file
+
+    held = table(journal_file.HEADS, journal_file.to_rows(reader))
+    return f"{reader.path}: {say(journal_file.title(reader))}\n{held}"
 
 
 @journal.command("export")
@@ -205,5 +214,5 @@ def journal_verify(
         held = f"{total.events:,} events, {total.first} to {total.last}: nothing is missing"
         click.echo(f"{path}: {say(held)}")
     for fault in () if as_json else faults:
-        click.echo(f"{path}: {fault}")
+        click.echo(f"{path}: {say(fault)}")
     sys.exit(1 if faults else 0)

@@ -150,6 +150,16 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def run_part(config: Config, run: Callable[[], int]) -> NoReturn:
+    """Run a part of the bridge, and end the process with its code, or with what is wrong with the settings."""
+    configure_log(config)
+    try:
+        code = run()
+    except ConfigError as exc:
+        fail(exc)
+    end(code)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 
 

@@ -19,12 +19,12 @@ from qmt_bridge.commands import alerts, codes_file, gateway_address, supervisor
 from qmt_bridge.commands.options import (
     asked_to_stop,
     configure_log,
-    end,
     fail,
     load_settings,
     no_effect,
     refuse,
     refuse_visible,
+    run_part,
     settings,
 )
 from qmt_bridge.commands.terminal.table import labelled, on_terminal
@@ -237,12 +237,7 @@ def _supervise_feeder(config: Config, stop: Stop) -> NoReturn:
 def _run_feeder(config: Config, stop: Stop) -> NoReturn:
     from feeder import app
 
-    configure_log(config)
-    try:
-        code = app.run(config, stop)
-    except ConfigError as exc:
-        fail(exc)
-    end(code)
+    run_part(config, lambda: app.run(config, stop))
 
 
 @click.command()
@@ -293,13 +288,7 @@ def store(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     except ImportError as exc:
         # Its compiled library needs what not every system has, such as the runtime of Visual C++ on Windows.
         fail(ConfigError("store_days", f"the library of the store cannot be loaded ({exc}); 0 leaves the store out"))
-    configure_log(config)
-    try:
-        topics = stored_topics(config.store)
-        code = app.run(config, topics, stop)
-    except ConfigError as exc:
-        fail(exc)
-    end(code)
+    run_part(config, lambda: app.run(config, stored_topics(config.store), stop))
 
 
 @click.command()
@@ -311,12 +300,7 @@ def forward(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     config = load_settings(config_file, flags)
     from qmt_bridge.forward import app
 
-    configure_log(config)
-    try:
-        code = app.run(config, stop)
-    except ConfigError as exc:
-        fail(exc)
-    end(code)
+    run_part(config, lambda: app.run(config, stop))
 
 
 def stored_topics(named: Sequence[str]) -> list[Topic]:

@@ -60,7 +60,8 @@ class _Asker:
 
     def __init__(self, name: bytes, owner: str, dealer: zmq.Socket[bytes], now: float) -> None:
         self.name = name
-        # Its key, or without keys its address.
+        # Its key, or without keys its address. Not the name of the connection: a program with a thousand
+        # connections would be a thousand owners, and displace all others.
         self.owner = owner
         self.dealer = dealer
         self.used_at = now

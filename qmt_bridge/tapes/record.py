@@ -114,7 +114,7 @@ class Recorder:
     def summary(self) -> str:
         """Return what was recorded, for the user."""
         tally = self.tally
-        tapes = ", ".join(f"{path} ({path.stat().st_size:,} bytes)" for path in self.paths)
+        tapes = ", ".join(f"{path} ({path.stat().st_size:,} B)" for path in self.paths)
         lost = f"{tally.missed:,} lost in {tally.gap_count:,} gaps" if tally.gap_count else "no gaps"
         said = (
             f"recorded {tally.frames:,} messages, {tally.size:,} bytes, of {tally.topics:,} topics on {tapes}; {lost}"

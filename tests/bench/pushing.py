@@ -32,7 +32,7 @@ from qmt_bridge.wire.topics import Topic, quote_topic
 from tests.bench.publish import FIRST_SEQ, Template, ToFeeder, tick
 from tests.support.load_processes import started
 from tests.support.ports import address_options, free_addresses, free_port, tcp
-from tests.support.push_client import PushClient, quote
+from tests.support.pusher import Pusher, quote
 from tests.support.seen import percentile
 from tests.support.up import Up
 
@@ -70,23 +70,23 @@ def push_most(port: int, count: int, pipe: Pipe) -> None:
     """Push as fast as the feeder takes it, until told to end."""
     names = codes(count)
     templates, number = _templates(names), FIRST_SEQ
-    with PushClient(port) as client:
-        client.hello("bench", ["quote"], simulated=True)
+    with Pusher.at(port) as client:
+        client.join(name="bench", simulated=True)
         client.drain()
         pipe.send("welcome")
         pipe.recv()
         while not pipe.poll():
             now = time.time_ns() // 1000
             block = [templates[each % count].fill(each, now) + b"\n" for each in range(number, number + BLOCK)]
-            client.socket.sendall(b"".join(block))
+            client.raw(b"".join(block))
             number += BLOCK
 
 
 def push_paced(port: int, count: int, rate: int, pipe: Pipe) -> None:
     """Push so many records a second, each as soon as it is due, until told to end."""
     templates, number = _templates(codes(count)), 0
-    with PushClient(port) as client:
-        client.hello("bench", ["quote"], simulated=True)
+    with Pusher.at(port) as client:
+        client.join(name="bench", simulated=True)
         client.drain()
         pipe.send("welcome")
         pipe.recv()
@@ -96,7 +96,7 @@ def push_paced(port: int, count: int, rate: int, pipe: Pipe) -> None:
             now = time.time_ns() // 1000
             lines = [templates[each % count].fill(FIRST_SEQ + each, now) + b"\n" for each in range(number, due)]
             if lines:
-                client.socket.sendall(b"".join(lines))
+                client.raw(b"".join(lines))
             number = max(number, due)
             time.sleep(0.0005)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support.push_client import PushClient, quote
+from tests.support.pusher import Pusher, quote
 
 NAME = "broker"
 ACCOUNT = "1000000365"
@@ -39,8 +39,8 @@ def _messages(sent: int, there: int) -> Iterator[dict[str, Any]]:
 
 def push(port: int, began: float, interval: float) -> None:
     """Push on one connection until it ends."""
-    with PushClient(port) as client:
-        client.hello(NAME, ["quote", "trade"], accounts=[ACCOUNT], simulated=True)
+    with Pusher.at(port) as client:
+        client.join(name=NAME, kinds=["quote", "trade"], accounts=[ACCOUNT], simulated=True)
         client.drain()
         sent = 0
         while True:

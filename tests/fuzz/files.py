@@ -233,7 +233,7 @@ def positions(rng: random.Random, folder: Path) -> None:
 
 def journals(rng: random.Random, folder: Path) -> None:
     """Read a journal as `journal list`, `verify`, `export` and `backup` do, and go on with it as the feeder does."""
-    from qmt_bridge.journal_file import Reader, journal_path, to_line, to_object, to_text
+    from qmt_bridge.journal_file import Reader, journal_path, title, to_line, to_object, to_rows
 
     path = journal_path(folder, "sim")
     body = '{"type": "order", "account": "1", "seq": 1, "time": 1, "data": {}}'
@@ -271,7 +271,7 @@ def journals(rng: random.Random, folder: Path) -> None:
     def read() -> None:
         with Reader(path) as reader:
             for use in (
-                lambda: (to_text(reader), to_object(reader)),
+                lambda: (title(reader), to_rows(reader), to_object(reader)),
                 lambda: [*map(to_line, reader.rows())],
                 lambda: [*reader.rows("1", 2, 5)],
                 lambda: [*reader.faults()],

@@ -31,7 +31,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.support.contract import documented
 from tests.support.load_processes import started, yield_cores
 from tests.support.ports import free_port, tcp
-from tests.support.push_client import PushClient, line, quote
+from tests.support.pusher import Pusher, line, quote
 from tests.support.up import Up
 from tests.support.waiting import wait_for
 
@@ -212,13 +212,13 @@ def push_hostile(port: int, count: int, seed: int, pipe: Pipe) -> None:
     answers: Counter[str] = Counter()
     kinds = ["quote", "whole", "l2", "formula", "download", "trade"]
     while sent < count:
-        with PushClient(port) as client, suppress(OSError, ValueError):
-            client.hello("bad", kinds, markets=["SZ", "BJ"], accounts=[ACCOUNT], simulated=True, history=True)
+        with Pusher.at(port) as client, suppress(OSError, ValueError):
+            client.join(name="bad", kinds=kinds, markets=["SZ", "BJ"], accounts=[ACCOUNT], simulated=True, history=True)
             connections += 1
             if connections == 1:
                 pipe.send("welcome")
             while sent < count:
-                client.socket.sendall(b"".join(lines.mutated() for _ in range(AT_ONCE)))
+                client.raw(b"".join(lines.mutated() for _ in range(AT_ONCE)))
                 sent += AT_ONCE
                 while select([client.socket], [], [], 0)[0]:
                     said = client.socket.recv(65536)
@@ -232,9 +232,9 @@ def push_hostile(port: int, count: int, seed: int, pipe: Pipe) -> None:
 
 def push_good(port: int, pipe: Pipe) -> None:
     """Send numbered prints until told to end; tell how many were sent."""
-    with PushClient(port) as client:
-        client.hello("good", ["quote"], markets=["SH"], simulated=True)
-        client.wait_for("subscribe", topic=quote(GOOD, "l2transaction"))
+    with Pusher.at(port) as client:
+        client.join(name="good", kinds=["quote"], markets=["SH"], simulated=True)
+        client.until("subscribe", topic=quote(GOOD, "l2transaction"))
         pipe.send("subscribed")
         number, began = 0, time.monotonic()
         while not pipe.poll():

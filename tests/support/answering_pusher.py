@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from tests.support.pushing import ACCOUNT, TRADE, Pusher
+from tests.support.pusher import ACCOUNT, TRADE, Pusher
 from tests.support.waiting import wait_for
 
 _PAUSE = 0.05

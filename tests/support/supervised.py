@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,41 +12,19 @@ import psutil
 
 from tests.support import waiting
 from tests.support.ports import address_options, free_addresses
-from tests.support.waiting import SLOWNESS
+from tests.support.processes import DEADLINE, Printing
 
-DEADLINE = 30.0 * SLOWNESS
 START = (sys.executable, "-m", "qmt_bridge.cli", "feeder", "--supervised")
 STARTED = "feeder started: source "
 
 
-class Supervised:
+class Supervised(Printing):
     """A running `qmt-bridge feeder --supervised` at free ports."""
 
     def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
         self.addresses = free_addresses()
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [*START, f"--data-dir={folder}", *address_options(self.addresses), *arguments],
-            # Under Wine, Python ends at once where a standard stream is no pipe.
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**os.environ, **(env or {})},
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
+        command = [*START, f"--data-dir={folder}", *address_options(self.addresses), *arguments]
+        super().__init__(command, {**os.environ, **(env or {})})
 
     @property
     def started(self) -> int:
@@ -79,22 +55,6 @@ class Supervised:
 
         self.wait_for(look, "one feeder")
         return int(found[0].pid)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        # A feeder whose supervisor is ended on Windows ends with its input.
-        try:
-            self.process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-        finally:
-            self._reader.join()
-            for pipe in (self.process.stdin, self.process.stdout):
-                assert pipe is not None
-                pipe.close()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ SAYING = {
     "PageError": 0,
     "no_effect": 1,
     "refuse": 0,
+    "fail": 0,
     "_refuse_codes": 1,
     "say": 0,
     # What has happened lately, and the verdict of `why`: commands of another machine say them.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +17,12 @@ from websockets.exceptions import ConnectionClosed
 from tests.support import waiting
 from tests.support.contract import documented
 from tests.support.ports import UP, address_options, free_ports, tcp
-from tests.support.waiting import SLOWNESS
+from tests.support.processes import DEADLINE, Printing
 
-DEADLINE = 30.0 * SLOWNESS
 START = (sys.executable, "-m", "qmt_bridge.cli")
 
 
-class Up:
+class Up(Printing):
     """A running `qmt-bridge up` on free ports."""
 
     def __init__(
@@ -35,24 +32,10 @@ class Up:
         self.ports = ports or free_ports(1 + len(UP))
         self.port = self.ports[0]
         self.market_addr = tcp(self.ports[1])
-        self.lines: list[str] = []
         command = [*start, "up", *arguments]
         command += [f"--port={self.port}", f"--data-dir={folder}"]
         command += address_options(dict(zip(UP, map(tcp, self.ports[1:]), strict=True)))
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
+        super().__init__(command)
 
     def wait_ready(self) -> None:
         wait_for(lambda: "  stop " in self.text or self.process.poll() is not None, "the banner", self)
@@ -72,20 +55,6 @@ class Up:
         found = re.search(rf"  {part} +pid (\d+)", self.text)
         assert found is not None, self.text
         return int(found[1])
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-        finally:
-            self._reader.join()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
 
 
 def wait_for(condition: Callable[[], object], what: str, up: Up, seconds: float = DEADLINE) -> None:

@@ -95,7 +95,7 @@ class Crews:
     def _settle(self, word: str) -> None:
         trouble: Counter[str] = sum(self._ask(word), Counter())
         if trouble:
-            raise ConnectionError("; ".join(f"{what} ({count} clients)" for what, count in trouble.most_common(3)))
+            raise ConnectionError("; ".join(f"{what}, {count} clients" for what, count in trouble.most_common(3)))
 
     def begin(self) -> None:
         """Let all clients count from here on."""

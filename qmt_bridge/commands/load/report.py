@@ -31,7 +31,9 @@ def to_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _findings(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    lost = "not known" if report["lost"] is None else f"{report['lost']:,} of {report['frames'] + report['lost']:,}"
+    lost = "not known"
+    if report["lost"] is not None:
+        lost = f"{report['lost']:,} of {report['frames'] + report['lost']:,} frames"
     notes = [
         f"{report[name]:,} {text}"
         for name, text in (

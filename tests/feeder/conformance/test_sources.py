@@ -33,7 +33,7 @@ from tests.support.demo_feed import install, on_path
 from tests.support.documents import blocks
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import free_port, tcp
-from tests.support.pushing import KEY
+from tests.support.pusher import KEY
 from tests.support.waiting import SLOWNESS
 
 SECOND = 1_000_000_000

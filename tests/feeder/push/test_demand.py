@@ -13,7 +13,8 @@ from feeder.push import pushers
 from feeder.source import DownloadRequest
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import FormulaSpec, Kind, Topic, TopicParts, formula_topic, parse_topic
-from tests.support.pushing import CODE, QUOTE, SPOKEN, Desk, desk
+from tests.support.push_feeder import QUOTE, Desk, desk
+from tests.support.pusher import CODE, SPOKEN
 
 FORMULA = formula_topic(FormulaSpec("MA", CODE, params={"N1": 5}))
 L2 = "l2/600519.SH/10/"

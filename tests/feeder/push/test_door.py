@@ -25,7 +25,8 @@ from qmt_bridge.config import Config, hidden
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import peer, windows_peer
 from tests.support.authority import Authority
-from tests.support.pushing import KEY, Desk, Pusher, config_in, desk
+from tests.support.push_feeder import Desk, config_in, desk
+from tests.support.pusher import KEY, Pusher
 from tests.support.rig import DEADLINE
 from tests.support.sink import Recording
 from tests.support.waiting import wait_for

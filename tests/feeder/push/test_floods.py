@@ -8,7 +8,8 @@ import pytest
 
 from feeder.push import pushers
 from feeder.push.pushers import Pushers
-from tests.support.pushing import ACCOUNT, desk
+from tests.support.push_feeder import desk
+from tests.support.pusher import ACCOUNT
 from tests.support.waiting import wait_for
 
 FLIPS = 5000

@@ -17,7 +17,8 @@ from feeder.push.mixed import with_push
 from feeder.push.source import PushSource
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import journal_path
-from tests.support.pushing import ACCOUNT, CODE, SPOKEN, TRADE, Pushed, PushRig, config_in
+from tests.support.push_feeder import Pushed, PushRig, config_in
+from tests.support.pusher import ACCOUNT, CODE, SPOKEN, TRADE
 from tests.support.rig import KEY as API_KEY
 from tests.support.rig import Client, HandDriven, Rig, readiness
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from feeder.push import connection
-from tests.support.pushing import CODE, KEY, QUOTE, SPOKEN, Desk, desk, names
+from tests.support.push_feeder import QUOTE, Desk, desk, names
+from tests.support.pusher import CODE, KEY, SPOKEN
 from tests.support.waiting import wait_for
 
 

@@ -12,18 +12,17 @@ from feeder.app import Feeder
 from feeder.push.source import PushSource
 from qmt_bridge.config import Config
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
-from tests.support.push_client import PushClient
-from tests.support.pushing import KEY
+from tests.support.pusher import KEY, Pusher
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[PushClient]:
+def client(tmp_path: Path) -> Iterator[Pusher]:
     source = PushSource(config := Config(**ANY_ADDRESSES, data_dir=str(tmp_path), push_addr=ANY_PORT, push_key=KEY))
     feeder = Feeder(config, source)
     feeder.start()
     try:
-        with PushClient(int(source.address.rpartition(":")[2])) as client:
-            client.hello("desk", ["quote", "trade"], key=KEY)
+        with Pusher.at(int(source.address.rpartition(":")[2])) as client:
+            client.join(kinds=["quote", "trade"])
             yield client
     finally:
         feeder.stop()
@@ -45,10 +44,10 @@ def client(tmp_path: Path) -> Iterator[PushClient]:
     ],
 )
 def test_odd_line_is_refused_with_its_cause(
-    client: PushClient, odd: str, said: str, caplog: pytest.LogCaptureFixture
+    client: Pusher, odd: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.socket.sendall(odd.encode() + b"\n")
-    refusal = next(message for message in client.told() if message["type"] == "error")
+    client.raw(odd.encode() + b"\n")
+    refusal = client.until("error")
     assert (refusal["line"], refusal["code"]) == (2, "bad_request")
     assert said in refusal["error"]
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from feeder.push import pushers, snapshots
-from tests.support.pushing import ACCOUNT, CODE, KEY, QUOTE, SPOKEN, Desk, desk
+from tests.support.push_feeder import QUOTE, Desk, desk
+from tests.support.pusher import ACCOUNT, CODE, KEY, SPOKEN
 
 WHOLE = "whole/SH/"
 MARKET = {"kind": "whole", "code": "SH"}

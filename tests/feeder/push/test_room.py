@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from feeder.push import entrance
-from tests.support.pushing import ACCOUNT, CODE, QUOTE, SPOKEN, TRADE, Desk, Pusher, desk
+from tests.support.push_feeder import QUOTE, Desk, desk
+from tests.support.pusher import ACCOUNT, CODE, SPOKEN, TRADE, Pusher
 from tests.support.waiting import wait_for
 
 PRINTS = "quote/600519.SH/l2transaction/"

@@ -16,7 +16,8 @@ from feeder.push import entrance
 from feeder.xt.trading.records import EVENTS
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TRADE_TYPES
-from tests.support.pushing import ACCOUNT, TRADE, Desk, desk
+from tests.support.push_feeder import Desk, desk
+from tests.support.pusher import ACCOUNT, TRADE
 from tests.support.waiting import wait_for
 
 DAY_MS = 24 * 3600 * 1000

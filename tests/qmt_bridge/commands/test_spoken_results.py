@@ -6,16 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from feeder.events import Unsent
+from feeder.journal.journal import Journal
 from gateway.admin.verdict import HOPS
 from qmt_bridge.commands.administration import LABEL, _hop, _state_text, _why_text
 from qmt_bridge.commands.checks import measured_lines
+from qmt_bridge.commands.journal import list_text
 from qmt_bridge.commands.tapes import info_text
 from qmt_bridge.commands.terminal import table as tables
 from qmt_bridge.commands.terminal.table import label, labelled
 from qmt_bridge.errors import WireVersionError
 from qmt_bridge.handshakes import _ADVICE
+from qmt_bridge.journal_file import Reader
 from qmt_bridge.language import catalog
 from qmt_bridge.language.wrapping import width
 from qmt_bridge.silence import Silence
@@ -140,10 +145,12 @@ def reports() -> list[str]:
     silent = [Silence(map(Topic, topics)).summary() for topics in (["trade/"], ["quote/"], ["whole/SH/"])]
     where = {"where": "tcp://h:1, tcp://h:2", "names": "market_addr, ask_addr"}
     notices = [text.format(**where) for text in _ADVICE.values()]
-    said = ["recorded 1 messages, 2 bytes, of 3 topics on a.tape (4 bytes), b.tape (5 bytes); 1 lost in 2 gaps"]
+    said = ["recorded 1 messages, 2 bytes, of 3 topics on a.tape (4 B), b.tape (5 B); 1 lost in 2 gaps"]
     said += [*map(str, silent), *notices, "the feeder answers: market_addr", *found.faults]
     said += ["quote/600519.SH/tick is taken as quote/600519.SH/tick/: a whole topic ends with a slash"]
     said.append(str(WireVersionError(3, 2)))
+    said.append(str(Silence(map(Topic, ["quote/", "whole/", "l2/", "formula/"])).summary()))
+    said += ["connection lost: reset, 2 clients; handshake refused: 403, 1 clients", "a client process has ended"]
     drawn = [_state_text(STATE), _state_text(STATE | {"full": False}), _why_text(WHY), info_text(found)]
     return [*drawn, *map(catalog.say, said), *(f"{label(name)} {text}" for name, text in bench)]
 
@@ -158,8 +165,33 @@ def test_nothing_english_is_left_in_what_a_chinese_user_reads() -> None:
     # A sentence of several parts is not taken for one with a value in front.
     assert "丢失 未知，网关为慢客户端略过 1 帧，重复 2 帧，3 帧没有位置，feeder 重启 4 次" in said
     assert any(each.startswith("tcp://h:1, tcp://h:2 没有回应：feeder 是否在运行") for each in said)
-    assert any("写入 a.tape (4 bytes), b.tape (5 bytes)；2 处缺口" in each for each in said)
+    assert any("写入 a.tape (4 B), b.tape (5 B)；2 处缺口" in each for each in said)
+    assert "连接断开：reset, 2 个客户端；握手被拒绝：403, 1 个客户端" in said
     assert all(re.search("[\u4e00-\u9fff]", _hop(hop)) for hop in HOPS)
+
+
+def test_what_is_said_of_a_journal_is_chinese(tmp_path: Path) -> None:
+    path = tmp_path / "journal-sim.sqlite3"
+    journal = Journal(path, days=30)
+    journal.append(journal.positions.give([Unsent(name, "order", msgspec.Raw(b"{}")) for name in "1212121"], 0))
+    # A hole in both accounts and in all of them, an event of another place, one that is none, and numbers that differ.
+    for statement in (
+        "DELETE FROM event WHERE seq IN (3, 4, 7)",
+        "UPDATE event SET body = (SELECT body FROM event WHERE seq = 1) WHERE seq = 2",
+        "UPDATE event SET body = x'c1' WHERE seq = 5",
+    ):
+        journal._database.execute(statement)
+    with Reader(path) as reader:
+        listed, faults = list_text(reader), list(map(catalog.say, reader.faults()))
+    journal.close()
+    assert "，其中事件 0.0 MB\n" in listed
+    assert not ENGLISH.search(listed.replace(str(path), ""))
+    heads = ("账户", "事件数", "首个编号", "末个编号", "可重放起点", "首个事件", "末个事件")
+    assert all(head in listed for head in heads)
+    # What a message of the decoder says of its bytes stays.
+    assert [fault for fault in faults if not re.search("[\u4e00-\u9fff]", fault)] == []
+    assert {"有缺口：缺少 3 到 4", "位置 2 的内容自称在位置 1"} <= {*faults}
+    assert len(faults) >= 6
 
 
 def test_state_has_a_line_for_each_pusher() -> None:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from qmt_bridge.cli import main
-from tests.support.up import DEADLINE, START
+from tests.support.processes import DEADLINE
+from tests.support.up import START
 
 INITIALIZE = {
     "jsonrpc": "2.0",

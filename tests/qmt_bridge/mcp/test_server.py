@@ -24,7 +24,8 @@ from qmt_bridge.mcp.tools import TOOLS
 from qmt_bridge.wire.moments import shown_moment
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
-from tests.support.up import DEADLINE, START, Up, running
+from tests.support.processes import DEADLINE
+from tests.support.up import START, Up, running
 
 CODE = "600519.SH"
 PAGE = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")

@@ -388,9 +388,7 @@ def test_the_summary_says_what_was_recorded_and_lost(config: Config, tmp_path: P
     with feeding(config, Greeter()) as here, recording(here, path, MAOTAI) as recorder:
         wait_for(lambda: recorder.frames("status"))
     tally = recorder.recorder.tally
-    said = (
-        f"recorded {tally.frames} messages, {tally.size} bytes, of 1 topics on {path} ({path.stat().st_size:,} bytes)"
-    )
+    said = f"recorded {tally.frames} messages, {tally.size} bytes, of 1 topics on {path} ({path.stat().st_size:,} B)"
     assert recorder.recorder.summary() == f"{said}; no gaps"
     tally.gap_count, tally.missed = 2, 1234
     assert recorder.recorder.summary() == f"{said}; 1,234 lost in 2 gaps"

@@ -13,7 +13,7 @@ from feeder.push.source import PushSource
 from qmt_bridge.config import load_config
 from tests.support.doctor import Machine, levels
 from tests.support.ports import free_port, tcp
-from tests.support.push_client import PushClient
+from tests.support.pusher import Pusher
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_address_of_pushers_that_is_taken_fails(push_machine: Machine) -> None:
 def test_pushers_that_are_missing_are_named(push_machine: Machine, port: int) -> None:
     where = push_machine.env["QMT_BRIDGE_PUSH_ADDR"]
     push_machine.answers = True
-    with PushClient(port) as client:
-        client.hello("desk", ["quote"], key="a-key-of-the-pushers")
+    with Pusher.at(port) as client:
+        client.join(key="a-key-of-the-pushers")
         _, findings = push_machine.run()
         said = findings["pushers"]
         assert (said.level, findings["push_addr"].said) == ("warn", f"the running feeder has {where}")

@@ -1,9 +1,7 @@
-"""A feeder with the source `push`, a pusher of bare sockets, and a consumer of what is published."""
+"""A feeder with the source `push`, the pushers of a test, and a consumer of what is published."""
 
 from __future__ import annotations
 
-import json
-import select
 import socket
 import sys
 import time
@@ -22,15 +20,10 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.requests import CatchUp, TopicState, decode_reply, encode_ask
 from qmt_bridge.wire.topics import STATUS_TOPIC
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
+from tests.support.pusher import KEY, Pusher
 from tests.support.rig import DEADLINE, Rig
 
-# Without a key Wine would look for the user of each connection, which it does not tell.
-KEY = "a-key-of-the-tests"
-CODE = "600519.SH"
 QUOTE = "quote/600519.SH/tick/"
-SPOKEN = {"kind": "quote", "code": CODE, "period": "tick"}
-ACCOUNT = "1000000365"
-TRADE = {"kind": "trade", "account": ACCOUNT}
 
 
 def config_in(folder: Path, **changes: Any) -> Config:
@@ -45,72 +38,6 @@ def config_in(folder: Path, **changes: Any) -> Config:
     # Elsewhere a folder protects trade events, and on Windows keys, which the consumers here do not have.
     settings["open_trade_addr"] = sys.platform == "win32"
     return Config(**{**settings, **changes})
-
-
-class Pusher:
-    """A program that pushes, at a socket of its own."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self.socket = connected
-        self._rest = b""
-        # The lines that were read and not asked for.
-        self.lines: list[dict[str, Any]] = []
-
-    def say(self, *messages: dict[str, Any]) -> None:
-        """Send a line each."""
-        self.raw(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
-
-    def raw(self, data: bytes) -> None:
-        """Send bytes."""
-        self.socket.settimeout(DEADLINE)
-        self.socket.sendall(data)
-
-    def hello(self, **fields: Any) -> dict[str, Any]:
-        """Say hello and return the answer."""
-        first = {"type": "hello", "protocol": 1, "name": "desk", "kinds": ["quote"], "key": KEY}
-        self.say({**first, **fields})
-        answer = self.line()
-        assert answer is not None
-        return answer
-
-    def push(self, data: Any, topic: dict[str, Any] | None = None, **fields: Any) -> None:
-        """Send a record."""
-        self.say({"topic": topic or SPOKEN, "data": data, **fields})
-
-    def line(self) -> dict[str, Any] | None:
-        """Return the next line that is no heartbeat; None at the end of the connection."""
-        until = time.monotonic() + DEADLINE
-        while True:
-            whole, found, rest = self._rest.partition(b"\n")
-            if found:
-                self._rest = rest
-                message: dict[str, Any] = json.loads(whole)
-                if message["type"] != "heartbeat":
-                    return message
-                continue
-            self.socket.settimeout(max(0.01, until - time.monotonic()))
-            try:
-                data = self.socket.recv(65536)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                return None
-            self._rest += data
-
-    def until(self, type_: str) -> dict[str, Any]:
-        """Return the next line of a type; those before it are left out."""
-        while (message := self.line()) is not None:
-            if message["type"] == type_:
-                return message
-        raise AssertionError(f"the connection ended before a line {type_}")
-
-    def is_readable(self) -> bool:
-        """Return whether something waits to be read."""
-        return bool(self._rest) or bool(select.select([self.socket], [], [], 0)[0])
-
-    def close(self) -> None:
-        """End the connection."""
-        self.socket.close()
 
 
 class Consumer:
@@ -227,7 +154,7 @@ class Pushed:
     def pusher(self, *, receive_bytes: int | None = None, **fields: Any) -> Pusher:
         """Return a pusher that is welcome."""
         pusher = self.connect(receive_bytes)
-        assert pusher.hello(**fields)["type"] == "welcome"
+        pusher.join(**fields)
         return pusher
 
     def consumer(self, *topics: str) -> Consumer:
