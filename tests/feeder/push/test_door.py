@@ -11,7 +11,6 @@ import ssl
 import struct
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -392,7 +391,7 @@ def test_a_source_that_is_closed_at_once_is_closed(tmp_path: Path, monkeypatch: 
         socket.create_connection(("127.0.0.1", int(push.address.rpartition(":")[2])), DEADLINE)
 
 
-async def test_a_connection_is_closed_before_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_is_closed_before_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Listener(config_in(tmp_path))
 
     async def close_after_the_first() -> None:
@@ -400,14 +399,13 @@ async def test_a_connection_is_closed_before_it_is_looked_at(tmp_path: Path, mon
             found.close()
 
     monkeypatch.setattr(found, "_wait_place", close_after_the_first)
-    serving = asyncio.create_task(found.serve(None))  # type: ignore[arg-type]
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(found.address.rpartition(":")[2]))
-    async with asyncio.timeout(DEADLINE):
-        with suppress(ConnectionResetError):
-            assert await reader.read() == b""
+    with (
+        socket.create_connection(("127.0.0.1", int(found.address.rpartition(":")[2])), DEADLINE) as connected,
+        asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
+    ):
         with pytest.raises(asyncio.CancelledError):
-            await serving
-    writer.close()
+            runner.run(asyncio.wait_for(found.serve(Mock()), DEADLINE))
+        assert Pusher(connected).line() is None
 
 
 class Reset(asyncio.Transport):
