@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -160,7 +161,9 @@ class Connection(asyncio.Protocol):
             return
         transport.write(line)
         if transport.can_write_eof():
-            transport.write_eof()
+            with suppress(OSError):
+                # The other end may have reset it since.
+                transport.write_eof()
             # What is under way is read and left out.
             transport.resume_reading()
         else:

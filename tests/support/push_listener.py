@@ -26,6 +26,7 @@ class Listener:
         self.reads = threading.Event()
         self.reads.set()
         self._wrap = wrap
+        self._ends = False
         self._connections: list[socket.socket] = []
         self._server = socket.create_server(("127.0.0.1", port))
         # Small, so that a listener that does not read is felt soon.
@@ -36,10 +37,13 @@ class Listener:
 
     def close(self) -> None:
         self.reads.set()
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+        self._ends = True
         self.drop()
+        # The thread waits for a connection: Windows shuts down no socket that listens.
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port)).close()
         self._thread.join()
+        self._server.close()
 
     def drop(self) -> None:
         """End the connections."""
@@ -76,14 +80,15 @@ class Listener:
 
     def _accept(self) -> None:
         while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:
+            connection, _ = self._server.accept()
+            if self._ends:
+                connection.close()
                 return
             try:
                 with self._wrap(connection) if self._wrap else connection as taken:
                     self._connections.append(taken)
-                    self._read(taken)
+                    if not self._ends:
+                        self._read(taken)
             except OSError:
                 continue
 

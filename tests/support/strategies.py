@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -53,8 +54,9 @@ class Terminal:
     ) -> None:
         path = folder / "strategy.py"
         path.write_bytes(strategy(PORT=port, **settings).encode("gbk"))
+        # For Windows there is no 3.6 here. There it is the system's sockets that the strategy has to get along with.
         self._command = [
-            python or python36(),
+            python or (sys.executable if sys.platform == "win32" else python36()),
             str(TERMINAL),
             str(path),
             "--broker",

@@ -11,13 +11,13 @@ import ssl
 import struct
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from feeder.push import listener
+from feeder.push import connection, listener
 from feeder.push.connection import Connection
 from feeder.push.listener import Listener
 from feeder.push.source import PushSource
@@ -392,7 +392,7 @@ def test_a_source_that_is_closed_at_once_is_closed(tmp_path: Path, monkeypatch: 
         socket.create_connection(("127.0.0.1", int(push.address.rpartition(":")[2])), DEADLINE)
 
 
-async def test_a_connection_is_closed_before_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_is_closed_before_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Listener(config_in(tmp_path))
 
     async def close_after_the_first() -> None:
@@ -400,14 +400,46 @@ async def test_a_connection_is_closed_before_it_is_looked_at(tmp_path: Path, mon
             found.close()
 
     monkeypatch.setattr(found, "_wait_place", close_after_the_first)
-    serving = asyncio.create_task(found.serve(None))  # type: ignore[arg-type]
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(found.address.rpartition(":")[2]))
-    async with asyncio.timeout(DEADLINE):
-        with suppress(ConnectionResetError):
-            assert await reader.read() == b""
+    with (
+        socket.create_connection(("127.0.0.1", int(found.address.rpartition(":")[2])), DEADLINE) as connected,
+        asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
+    ):
         with pytest.raises(asyncio.CancelledError):
-            await serving
-    writer.close()
+            runner.run(asyncio.wait_for(found.serve(Mock()), DEADLINE))
+        assert Pusher(connected).line() is None
+
+
+class Reset(asyncio.Transport):
+    """The transport of a connection that was reset after its last line was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_aborted = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        raise OSError(10057, "the socket is not connected")
+
+    def resume_reading(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.is_aborted.set()
+
+
+async def test_a_reset_at_the_last_line_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "END_SECONDS", 0)
+    transport = Reset()
+    Connection(Mock(), b"bye").connection_made(transport)
+    assert transport.written == b"bye"
+    async with asyncio.timeout(DEADLINE):
+        await transport.is_aborted.wait()
 
 
 def test_a_connection_reset_before_its_accept_is_no_fault(
