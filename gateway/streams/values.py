@@ -11,7 +11,7 @@ from gateway.streams.questions import Questions
 from gateway.streams.reading import is_whole, position_of
 from gateway.streams.snapshot import PushedSnapshot
 from gateway.streams.stored import StoredStream
-from gateway.streams.stream import ANSWER_TIMEOUT, Losses
+from gateway.streams.stream import ANSWER_TIMEOUT, Losses, contains
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, LastValue
 from qmt_bridge.wire.positions import JournalPosition, Position
@@ -93,6 +93,8 @@ class ValueStream(StoredStream):
         news = self._news(position)
         missing = self._missing(position, news)
         is_broken = not is_whole(position, news)
+        if not is_broken and self._has_come(cohort, position):
+            self._deliver_come(cohort, position)
         if is_broken or position > cohort.position:
             self._reread(cohort, position, now)
         if is_broken and not (missing and self.behaviour.on_gap == "snapshot"):
@@ -111,6 +113,24 @@ class ValueStream(StoredStream):
         # It is gone if all of its members are read the store instead.
         if cohort in self.waiting:
             self._place(cohort, position)
+
+    def _has_come(self, cohort: Cohort, position: Position) -> bool:
+        """Return whether all messages between earlier members' position and that of their answer have arrived."""
+        come = [frame for frame in self._news(cohort.position) if contains(position, frame)]
+        is_to_end = bool(come) and position_of(come[-1]) == position
+        return cohort.settled and is_to_end and is_whole(cohort.position, come)
+
+    def _deliver_come(self, cohort: Cohort, position: Position) -> None:
+        """Deliver what has come up to the position of an answer: its value replaces none of it.
+
+        The snapshot of a market replaces the last message, which it has: a member may have had no answer before.
+        """
+        until = position if self._snapshot is None else Position(position.epoch, position.seq - 1)
+        for frame in self._news(cohort.position):
+            if contains(until, frame):
+                for member in cohort.members:
+                    member.deliver(frame)
+        cohort.position = until
 
     def _deliver_answer(self, cohort: Cohort, state: TopicState, news: list[Frame], now: float) -> None:
         """Deliver a last value, or tell that there is none yet, and deliver the held frames after it."""
