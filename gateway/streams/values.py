@@ -11,7 +11,7 @@ from gateway.streams.questions import Questions
 from gateway.streams.reading import is_whole, position_of
 from gateway.streams.snapshot import PushedSnapshot
 from gateway.streams.stored import StoredStream
-from gateway.streams.stream import ANSWER_TIMEOUT, Losses
+from gateway.streams.stream import ANSWER_TIMEOUT, Losses, contains
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, LastValue
 from qmt_bridge.wire.positions import JournalPosition, Position
@@ -93,6 +93,7 @@ class ValueStream(StoredStream):
         news = self._news(position)
         missing = self._missing(position, news)
         is_broken = not is_whole(position, news)
+        come = [] if is_broken else self._take_come(cohort, position)
         if is_broken or position > cohort.position:
             self._reread(cohort, position, now)
         if is_broken and not (missing and self.behaviour.on_gap == "snapshot"):
@@ -107,13 +108,34 @@ class ValueStream(StoredStream):
                 cohort.parts.clear()
                 self._questions.again(self, cohort, now)
                 return
-        self._deliver_answer(cohort, state, news, now)
+        self._deliver_answer(cohort, state, news, now, come)
         # It is gone if all of its members are read the store instead.
         if cohort in self.waiting:
             self._place(cohort, position)
 
-    def _deliver_answer(self, cohort: Cohort, state: TopicState, news: list[Frame], now: float) -> None:
-        """Deliver a last value, or tell that there is none yet, and deliver the held frames after it."""
+    def _take_come(self, cohort: Cohort, position: Position) -> list[Frame]:
+        """Return the frames that earlier members lack up to the position of an answer, if all of them have come.
+
+        Its value then replaces none of them. But the snapshot of a market replaces the last one, which it has: a member
+        may have had no answer before.
+        """
+        come = [frame for frame in self._news(cohort.position) if contains(position, frame)]
+        is_all = bool(come) and position_of(come[-1]) == position and is_whole(cohort.position, come)
+        if not is_all or not cohort.position.epoch or cohort.owed is not None:
+            return []
+        if self._snapshot is None:
+            cohort.position = position
+            return come
+        if self._complete is not None and not self._complete.keys().isdisjoint(cohort.members):
+            # Those that are to miss no message are read the store.
+            return []
+        cohort.position = Position(position.epoch, position.seq - 1)
+        return come[:-1]
+
+    def _deliver_answer(
+        self, cohort: Cohort, state: TopicState, news: list[Frame], now: float, come: Iterable[Frame] = ()
+    ) -> None:
+        """Deliver a last value, or tell that there is none yet, and the held frames after it, and those before."""
         self._note_pending(state, now)
         if self._pay(cohort, Position(state.epoch, state.seq)):
             pass
@@ -125,6 +147,8 @@ class ValueStream(StoredStream):
         codes = 0 if self._snapshot is None else sum(frames.count_codes(part.body) for part in cohort.parts)
         for member in cohort.members:
             starts = self._start(member, state.epoch, state.seq, "pending" if state.state == "pending" else "live")
+            for frame in come:
+                member.deliver(frame)
             if starts and is_newer:
                 self._deliver_value(member, cohort.parts, codes, now)
             for frame in news:

@@ -968,6 +968,42 @@ def test_members_but_not_joiners_are_told_of_replaced_values() -> None:
     assert (hub.gaps, hub.lost) == (1, 3)
 
 
+@pytest.mark.parametrize("topic", [TICK, SH])
+def test_answer_replaces_no_messages_that_have_come(topic: Topic) -> None:
+    hub, wire, client = joined(topic, 5)
+    hub.recheck(1.0)
+    for seq in (6, 7, 8, 9):
+        hub.receive(frame(topic, seq), 1.0)
+    assert client.got == []
+    hub.answer(state(len(wire.asked), topic, 8, body={"seq": 8}), 1.0)
+    assert client.got == [6, 7, 8, 9]
+    # A member of a market may have had no snapshot before, which has the message too.
+    assert client.ended[1:] == ([(3, 1)] if topic == SH else [])
+    assert (client.lost, hub.gaps, hub.lost) == (0, 0, 0)
+    hub.receive(frame(topic, 10), 1.0)
+    assert client.got[-1] == 10
+
+
+@pytest.mark.parametrize("come", [(), (6,), (6, 8), (7, 8)])
+def test_answer_replaces_messages_that_have_not_all_come(come: tuple[int, ...]) -> None:
+    hub, wire, client = joined(TICK, 5)
+    hub.recheck(1.0)
+    for seq in come:
+        hub.receive(frame(TICK, seq), 1.0)
+    hub.answer(state(len(wire.asked), TICK, 8, body={"seq": 8}), 1.0)
+    assert (client.got, client.lost) == ([8], 2)
+
+
+def test_new_member_begins_with_the_last_value() -> None:
+    hub, wire, _ = joined(TICK, 5)
+    late = Client()
+    hub.join({TICK: late}, 1.0)
+    for seq in (6, 7):
+        hub.receive(frame(TICK, seq), 1.0)
+    hub.answer(state(len(wire.asked), TICK, 7, body={"seq": 7}), 1.0)
+    assert late.got == [7]
+
+
 def test_members_are_told_of_a_loss_without_an_answer() -> None:
     hub, _wire, client = joined(SH, 5)
     hub.receive(frame(SH, 9), 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import os
+import queue
 import re
 import subprocess
 import sys
@@ -546,6 +547,85 @@ def test_a_topic_goes_live_when_no_answer_comes(monkeypatch: pytest.MonkeyPatch)
     finally:
         context.destroy(linger=0)
         thread.join(SECONDS)
+
+
+def test_messages_on_their_way_behind_a_last_value_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "ANSWER_SECONDS", 0.0)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    market = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
+    router = sockets.bind_router(context, ANY_PORT, None)
+    market_addr, ask_addr = (str(one.getsockopt_string(zmq.LAST_ENDPOINT)) for one in (market, router))
+    gaps: list[object] = []
+    received: queue.SimpleQueue[tuple[str, int, int]] = queue.SimpleQueue()
+
+    def consume() -> None:
+        for frame in subscribe(
+            WHOLE, QUOTE, market_addr=market_addr, ask_addr=ask_addr, on_gap=lambda *told: gaps.append(told)
+        ):
+            received.put((frame.topic, frame.seq, frame.published_ns))
+            if frame.seq == 4:
+                return
+
+    def publish(*numbers: int) -> None:
+        for seq in numbers:
+            market.send_multipart(Frame(WHOLE, 7, seq, 1, 1, b"{}").to_parts())
+
+    thread = threading.Thread(target=consume)
+    try:
+        thread.start()
+        for _ in (WHOLE, QUOTE):
+            assert market.poll(int(SECONDS * 1000))
+            market.recv()
+        publish(1)
+        assert received.get(timeout=SECONDS) == (WHOLE, 1, 1)
+        assert router.poll(int(SECONDS * 1000))
+        peer, payload = router.recv_multipart()
+        for topic, more in ((WHOLE, True), (WHOLE, False), (QUOTE, False)):
+            answer = TopicState(decode_ask(payload).id, topic, "live", epoch=7, seq=3, body=b"{}", more=more)
+            router.send_multipart([peer, encode_reply(answer)])
+        # The last answer has been taken, and no message that the others contain.
+        assert received.get(timeout=SECONDS) == (QUOTE, 3, 0)
+        publish(2, 3, 4)
+        thread.join(SECONDS)
+        got = [received.get_nowait()[1:] for _ in range(received.qsize())]
+        assert got == [(2, 1), (3, 1), (3, 0), (3, 0), (4, 1)]
+        assert gaps == []
+    finally:
+        context.destroy(linger=0)
+        thread.join(SECONDS)
+
+
+def test_a_late_last_value_waits_while_messages_can_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence, "LATE_SECONDS", 1.0)
+    values = sequence.LastValues([QUOTE], True)
+    values.give_up()
+    assert values.arrived(Frame(QUOTE, 7, 1, 1, 1, b"{}"))
+    assert values.answered(TopicState(1, QUOTE, "live", epoch=7, seq=3, body=b"{}")) == []
+    # Of each turn: when it is, and whether it leaves messages.
+    turns = [(0.0, False), (2.0, True), (4.0, True), (6.0, False)]
+
+    class Turns:
+        def connect(self) -> None:
+            pass
+
+        close = connect
+
+        def wait(self, *_: object) -> float:
+            now, self.is_left = turns.pop(0)
+            return now
+
+        def take(self, *_: object) -> list[Frame]:
+            return []
+
+        def has_more(self) -> bool:
+            return self.is_left
+
+    losses = consumer_module._Losses(lambda *_: None)
+    of_one = sequence.Sequence(values, {}, False)
+    late = consumer_module._frames(Turns(), of_one, silence.Silence([QUOTE]), None, losses)  # type: ignore[arg-type]
+    assert next(late).seq == 3
+    assert turns == []
+    late.close()  # type: ignore[attr-defined]
 
 
 def test_a_pending_topic_is_asked_about_until_it_is_decided() -> None:
