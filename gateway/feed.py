@@ -65,6 +65,9 @@ STORE_SECONDS = 0.001
 # Heartbeats come once a second; after three missed ones the feeder counts as absent.
 ABSENT_AFTER = 3.0
 TICK = 0.25
+# The most that the time between two looks adds to the silence of the feeder: a worker that was held (SIGSTOP, a machine
+# that stands still) has not listened, and the feeder of the same machine may have been held too.
+LOOK_MOST = 1.0
 # Seconds after which the worker joins the trade events again if it was refused.
 AGAIN = 1.0
 DOWNLOAD_ANSWER_TIMEOUT = 3.0
@@ -128,6 +131,8 @@ class Feed:
         self.delays = Passage()
         self._clients = clients
         self._heard_at = 0.0
+        # When the silence of the feeder was looked at.
+        self._looked_at = 0.0
         self._downloads: dict[int, asyncio.Future[DownloadStarted]] = {}
         self._draining = False
         self._drain_size = DRAIN
@@ -513,6 +518,8 @@ class Feed:
             self._send(CatchUp(0, [STATUS_TOPIC]), self._dealer)
         self._timer = self._loop.call_later(TICK if self.status is not None else TICK / 5, self._tick)
         now = clock.monotonic()
+        self._heard_at += max(0.0, now - self._looked_at - LOOK_MOST)
+        self._looked_at = now
         if self.status is not None and now - self._heard_at > ABSENT_AFTER:
             logger.warning("feeder absent for %.1f s", now - self._heard_at)
             self.status = None

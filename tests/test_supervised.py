@@ -28,6 +28,8 @@ from tests.support.processes import DEADLINE
 from tests.support.supervised import supervised
 
 TOPIC = quote_topic("600519.SH")
+# A busy machine may hold a process for some seconds, which is no freeze.
+FROZEN = 4.0
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def test_a_killed_feeder_is_replaced_and_data_continues(tmp_path: Path) -> None:
 
 @unix
 def test_a_frozen_feeder_is_killed_and_replaced(tmp_path: Path) -> None:
-    with supervised(tmp_path, "--source=sim", "--freeze-timeout=1.5") as running:
+    with supervised(tmp_path, "--source=sim", f"--freeze-timeout={FROZEN}") as running:
         running.wait_watched()
         frozen = running.feeder()
         os.kill(frozen, signal.SIGSTOP)
@@ -91,15 +93,15 @@ def test_a_frozen_feeder_is_killed_and_replaced(tmp_path: Path) -> None:
 def test_frozen_alerts_are_killed_and_replaced(tmp_path: Path) -> None:
     with hooks() as hook:
         env = {env_name("alerts_webhook"): f"{hook.url}/hook"}
-        with supervised(tmp_path, "--source=sim", "--freeze-timeout=1.5", env=env) as running:
+        with supervised(tmp_path, "--source=sim", f"--freeze-timeout={FROZEN}", env=env) as running:
             running.wait_for(lambda: "alerts started: to webhook" in running.text, "the alerts")
             [frozen] = [child for child in running.children() if "alerts" in child.cmdline()]
             # It lives longer than a frozen one: its signs of life come.
-            running.wait_for(lambda: time.time() - frozen.create_time() > 4.0, "some seconds")
+            running.wait_for(lambda: time.time() - frozen.create_time() > 2 * FROZEN, "some seconds")
             assert "no sign of life" not in running.text
             frozen.suspend()
             running.wait_for(lambda: "alerts has given no sign of life for " in running.text, "the report")
-            running.wait_for(lambda: running.text.count("alerts started: to webhook") == 2, "the next process")
+            running.wait_for(lambda: running.text.count("alerts started: to webhook") >= 2, "the next process")
             assert not alive(frozen.pid)
             assert running.text.count("no sign of life") == 1
             assert running.started == 1
@@ -114,7 +116,7 @@ def test_a_frozen_feeder_with_keys_is_replaced_by_them(tmp_path: Path) -> None:
         (keys / name).unlink()
     shutil.rmtree(keys / "clients")
     (keys / "clients").mkdir()
-    with supervised(tmp_path / "data", "--source=sim", "--freeze-timeout=1.5", f"--curve-dir={keys}") as running:
+    with supervised(tmp_path / "data", "--source=sim", f"--freeze-timeout={FROZEN}", f"--curve-dir={keys}") as running:
         running.wait_watched()
         os.kill(running.feeder(), signal.SIGSTOP)
         running.wait_for(lambda: "feeder has given no sign of life for " in running.text, "the report")

@@ -80,10 +80,13 @@ async def test_trade_sockets_on_two_workers_receive_the_same_events(tmp_path: Pa
     with running(tmp_path, "--source=sim", "--workers=2", "--sim-order-interval=0.2") as up:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(connect(up.trade_url, proxy=None)) for _ in range(8)]
-            events = [[await receive(client) for _ in range(40)] for client in clients]
-        first = max(stream[0]["seq"] for stream in events)
-        last = min(stream[-1]["seq"] for stream in events)
-        assert last - first >= 20
+            events = [[await receive(client)] for client in clients]
+            # All have the events from the first one of the client that came last.
+            first = max(stream[0]["seq"] for stream in events)
+            last = first + 20
+            for client, stream in zip(clients, events, strict=True):
+                while stream[-1]["seq"] < last:
+                    stream.append(await receive(client))
         shared = [[event for event in stream if first <= event["seq"] <= last] for stream in events]
         assert all(stream == shared[0] for stream in shared)
         assert [event["seq"] for event in shared[0]] == list(range(first, last + 1))
@@ -372,6 +375,8 @@ def test_port_taken_during_a_restart_is_tried_again(tmp_path: Path) -> None:
 
 
 frozen = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+# A busy machine may hold a part for some seconds, which is no freeze.
+FROZEN = 4.0
 
 
 @frozen
@@ -379,7 +384,7 @@ frozen = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTO
     ("part", "workers"), [("feeder", 1), ("feeder", 2), ("gateway", 1), ("gateway", 2), ("store", 1)]
 )
 def test_frozen_part_is_replaced_and_data_continues(tmp_path: Path, part: str, workers: int) -> None:
-    with running(tmp_path, "--source=sim", f"--workers={workers}", "--freeze-timeout=1.5") as up:
+    with running(tmp_path, "--source=sim", f"--workers={workers}", f"--freeze-timeout={FROZEN}") as up:
         epoch, worker = _ready(up, "epoch"), _ready(up, "worker")
         with asking(tcp(up.ports[-1])) as asker:
             began = asker.status().time
@@ -403,7 +408,7 @@ def test_frozen_part_is_replaced_and_data_continues(tmp_path: Path, part: str, w
 @frozen
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 def test_frozen_worker_of_several_is_replaced(tmp_path: Path) -> None:
-    with running(tmp_path, "--source=sim", "--workers=2", "--freeze-timeout=1.5") as up:
+    with running(tmp_path, "--source=sim", "--workers=2", f"--freeze-timeout={FROZEN}") as up:
         # Ctrl-C in a terminal goes to a whole process group and must reach `up` only.
         groups = {os.getpgid(pid) for pid in (up.process.pid, up.pid("feeder"), up.pid("gateway"))}
         assert len(groups) == 3
@@ -418,7 +423,7 @@ def test_frozen_worker_of_several_is_replaced(tmp_path: Path) -> None:
 
 @frozen
 def test_up_replaces_nothing_after_it_was_stopped_itself(tmp_path: Path) -> None:
-    with running(tmp_path, "--source=sim", "--freeze-timeout=1.5") as up:
+    with running(tmp_path, "--source=sim", "--freeze-timeout=3") as up:
         up.process.send_signal(signal.SIGSTOP)
         wait_for(lambda: psutil.Process(up.process.pid).status() == psutil.STATUS_STOPPED, "the stop", up)
         # Longer than the limit, and than `up` ever needs for its own work.
@@ -619,7 +624,10 @@ def _children(pid: int) -> list[int]:
 
 
 def _command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+    """Return the command line of a process; it is empty once the process has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+    return ""
 
 
 def _refused(port: int) -> bool:

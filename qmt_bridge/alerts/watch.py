@@ -31,6 +31,9 @@ from qmt_bridge.wire.topics import STATUS_TOPIC, STORE_TOPIC, Topic
 logger = logging.getLogger(__name__)
 
 ASK_SECONDS = 0.5
+# The most that the time between two looks adds to the age of an answer: alerts that were held (SIGSTOP, a machine that
+# stands still) have not asked, and the parts on the same machine may have been held too.
+LOOK_MOST = 1.0
 
 
 class Watch:
@@ -54,7 +57,7 @@ class Watch:
         self._ask_at = -math.inf
         self._status: FeedStatus | None = None
         # When each answered last, at first when this began: nothing can be said of a part before it could answer.
-        self._status_at = self._store_at = self._gateway_at = clock.monotonic()
+        self._status_at = self._store_at = self._gateway_at = self._looked_at = clock.monotonic()
         self._store: StoreStatus | None = None
         self._other_version = ""
         self._starts = Window(COUNTED_SECONDS)
@@ -70,6 +73,11 @@ class Watch:
         `now` is clock.monotonic(), `wall` the seconds since 1970, `holidays` weekdays without trading as YYYYMMDD, and
         `free` the bytes that the disk has left.
         """
+        held = max(0.0, now - self._looked_at - LOOK_MOST)
+        self._status_at, self._store_at, self._gateway_at = (
+            at + held for at in (self._status_at, self._store_at, self._gateway_at)
+        )
+        self._looked_at = now
         self._take(now)
         if now >= self._ask_at:
             self._ask_at = now + ASK_SECONDS

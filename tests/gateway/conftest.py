@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gateway import worker
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import KEY, Rig, running_rig
+
+
+@pytest.fixture(autouse=True)
+def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no heartbeat come between the answers to a test on a machine so busy that 15 s pass; a test may set it."""
+    monkeypatch.setattr(worker, "HEARTBEAT", math.inf)
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ from gateway.hub import Hub
 from gateway.streams.member import Outcome, Refusal, StoreQuestion
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
+from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory, encode_history
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import DownloadStarted, TopicState, encode_reply
-from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic
 from tests.support.foreigner import STATUS
 from tests.support.waiting import until
 
@@ -298,3 +299,44 @@ def test_the_end_of_a_feeder_is_believed_after_its_connection() -> None:
     assert take(8, "up") == take(8, "down") == (7, "up")
     assert take(7, "down") == (7, "down")
     assert take(7, "up") == (7, "down")
+
+
+class Time:
+    """The clock of the feed, which the test can move on."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(clock, name)
+
+
+HEARTBEAT = Frame(STATUS_TOPIC, 1, 1, 1, 1, frames.encode({**STATUS, "epoch": 1})).to_parts()
+
+
+async def test_time_in_which_a_worker_was_held_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = Time()
+    monkeypatch.setattr(feed_module, "clock", moved)
+    # The test looks.
+    monkeypatch.setattr(feed_module, "TICK", 3600.0)
+    with zmq.Context() as context, sockets.bind_publisher(context, "market_addr", ANY_PORT, None) as market:
+        config = Config(market_addr=market.getsockopt_string(zmq.LAST_ENDPOINT), open_trade_addr=True, api_key="x" * 32)
+        feed = Feed(config, lambda: None, Clients())
+        feed.start()
+        try:
+            await until(lambda: market.poll(0))
+            market.send_multipart(HEARTBEAT)
+            await until(lambda: feed.status)
+            feed._tick()
+            moved.ahead += 60.0
+            feed._tick()
+            assert feed.status is not None
+            for _ in range(5):
+                moved.ahead += 0.9
+                feed._tick()
+            assert feed.status is None
+        finally:
+            feed.stop()

@@ -24,11 +24,19 @@ CODE = "600519.SH"
 TICK = quote_topic(CODE)
 
 
-def bodies() -> list[dict[str, Any]]:
+# Before the threads of a rig run: Hypothesis refuses to draw while another thread uses `random`.
+@pytest.fixture(scope="module")
+def records() -> list[Any]:
+    """Return random records."""
+    return samples(RECORDS, 60)
+
+
+@pytest.fixture(scope="module")
+def bodies(records: list[Any]) -> list[dict[str, Any]]:
     """Return what a source may give: random records, and what the simulator has published once."""
     lines = (EARLIER / "wire-1.tape.jsonl").read_bytes().split(b"\n")
     simulated = [json.loads(body) for head, body in zip(lines[::2], lines[1::2], strict=False) if b'"quote/' in head]
-    return [{CODE: [record]} for record in samples(RECORDS, 60) + samples(BINARY, 10)] + simulated
+    return [{CODE: [record]} for record in records + samples(BINARY, 10)] + simulated
 
 
 @pytest.fixture
@@ -52,7 +60,9 @@ async def raw(client: Any) -> bytes:
     return payload
 
 
-async def test_a_documented_client_gets_the_bytes_of_the_zeromq_body(rig: Rig, consumer: zmq.Socket[bytes]) -> None:
+async def test_a_documented_client_gets_the_bytes_of_the_zeromq_body(
+    bodies: list[dict[str, Any]], rig: Rig, consumer: zmq.Socket[bytes]
+) -> None:
     consumer.subscribe(TICK)
     msgpack = [Subprotocol("qmt.v1.msgpack")]
     async with rig.connect("/ws/realtime") as client, rig.connect("/ws/realtime", subprotocols=msgpack) as binary:
@@ -65,7 +75,7 @@ async def test_a_documented_client_gets_the_bytes_of_the_zeromq_body(rig: Rig, c
         rig.source.publish(TICK, {"marker": []})
         assert await raw(client) == heard(consumer, TICK).body == b'{"marker":[]}'
         assert msgspec.msgpack.decode(await raw(binary)) == {"marker": []}
-        for body in bodies():
+        for body in bodies:
             rig.source.publish(TICK, body)
             published = await asyncio.to_thread(heard, consumer, TICK)
             assert await raw(client) == published.body
@@ -73,7 +83,9 @@ async def test_a_documented_client_gets_the_bytes_of_the_zeromq_body(rig: Rig, c
             assert msgspec.msgpack.decode(await raw(binary)) == rounded(as_json(body))
 
 
-async def test_a_whole_market_comes_as_it_was_published(rig: Rig, consumer: zmq.Socket[bytes]) -> None:
+async def test_a_whole_market_comes_as_it_was_published(
+    records: list[Any], rig: Rig, consumer: zmq.Socket[bytes]
+) -> None:
     market = whole_topic("SH")
     consumer.subscribe(market)
     async with rig.connect("/ws/whole_quote") as client:
@@ -81,7 +93,7 @@ async def test_a_whole_market_comes_as_it_was_published(rig: Rig, consumer: zmq.
         await until(lambda: market in rig.source.wanted, "the subscription")
         rig.source.sink.publish_whole(market, {"marker": {}}, 1)
         assert await raw(client) == heard(consumer, market).body
-        for number, record in enumerate(samples(RECORDS, 30)):
+        for number, record in enumerate(records[:30]):
             ticks = {f"{600000 + number}.SH": record, "600519.SH": record}
             rig.source.sink.publish_whole(market, ticks, 1)
             published = await asyncio.to_thread(heard, consumer, market)
@@ -89,7 +101,7 @@ async def test_a_whole_market_comes_as_it_was_published(rig: Rig, consumer: zmq.
             assert published.data == as_json(ticks)
 
 
-async def test_a_trade_event_is_the_same_on_both_ways(rig: Rig) -> None:
+async def test_a_trade_event_is_the_same_on_both_ways(records: list[Any], rig: Rig) -> None:
     topic = trade_topic("1000000365")
     with zmq.Context() as context, connect_subscriber(context, rig.feeder.publisher.trade_addr, None) as events:
         events.rcvtimeo = int(DEADLINE * 1000)
@@ -99,7 +111,7 @@ async def test_a_trade_event_is_the_same_on_both_ways(rig: Rig) -> None:
             # The subscription of the consumer may be in force later than this event.
             rig.source.trade("order", n=0)
             assert json.loads(await raw(client))["seq"] == 1
-            for record in samples(RECORDS, 30):
+            for record in records[:30]:
                 rig.source.sink.publish_trade("1000000365", "order", record, 1)
                 published = await asyncio.to_thread(heard, events, topic)
                 if published.seq == 1:

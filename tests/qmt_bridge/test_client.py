@@ -569,14 +569,16 @@ async def test_a_server_that_was_away_for_a_while_is_found_again():
     port = free_port()
     first = Gateway(says(TICK))
     server = await serve(first.play, "127.0.0.1", port)
-    frames = QMTClient("127.0.0.1", port, connect_timeout=0.05).realtime(["000001.SZ"])
+    # Within that time the first connection has to be made, also on a busy machine.
+    timeout = 1.5
+    frames = QMTClient("127.0.0.1", port, connect_timeout=timeout).realtime(["000001.SZ"])
     try:
         assert await anext(frames) == TICK
         server.close()
         await server.wait_closed()
         following = asyncio.ensure_future(anext(frames))
-        # Far beyond connect_timeout, which is for the first connection only.
-        done, _ = await asyncio.wait([following], timeout=0.2)
+        # Beyond connect_timeout, which is for the first connection only.
+        done, _ = await asyncio.wait([following], timeout=timeout + 0.2)
         assert not done
         server = await serve(first.play, "127.0.0.1", port)
         assert await following == TICK

@@ -15,9 +15,9 @@ from qmt_bridge.wire.history import StoreStatus, TopicHistory, decode_history, d
 from qmt_bridge.wire.requests import CatchUp, encode_ask
 from qmt_bridge.wire.topics import STORE_TOPIC, Topic
 from tests.support.turns import TurnThread, turning
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE, wait_for
 
-DEADLINE_MS = 20_000
+DEADLINE_MS = int(DEADLINE * 1000)
 
 
 class Asker:

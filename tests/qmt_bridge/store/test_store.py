@@ -33,7 +33,7 @@ from tests.support.processes import KILLED, kill
 from tests.support.rig import HandDriven
 from tests.support.store_asker import Asker, asking, running_store
 from tests.support.turns import TurnThread
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE, wait_for
 
 CODE = "600519.SH"
 TOPIC = quote_topic(CODE)
@@ -234,12 +234,12 @@ class Process:
 
     def kill(self) -> None:
         kill(self.process.pid)
-        assert self.process.wait(20) == KILLED
+        assert self.process.wait(DEADLINE) == KILLED
         self._close()
 
     def stop(self) -> tuple[int, str]:
         """Ask it to end; return its exit code and what it has said."""
-        _, said = self.process.communicate(timeout=20)
+        _, said = self.process.communicate(timeout=DEADLINE)
         return self.process.returncode, said
 
     def _close(self) -> None:
