@@ -89,6 +89,9 @@ class Pushers:
         self._told_loss = False
         self._accounts: list[AccountState] = []
         self._refused = Refusals()
+        # Comings and goings that may be logged at once, and how many were not logged.
+        self._logged = Budget(CHANGES_A_SECOND)
+        self._unlogged = 0
         self._flushing = False
         self._deciding: asyncio.TimerHandle | None = None
         self._heartbeat_at = 0.0
@@ -236,7 +239,7 @@ class Pushers:
         connection.welcomed(partial(self._take, pusher))
         # Before the welcome is read, what other threads read says so too.
         self._show()
-        logger.info("pusher %s is connected: %s", hello.name, shown_hello(hello))
+        self._log(logging.INFO, f"pusher {hello.name} is connected: {shown_hello(hello)}")
         connection.send(told("welcome", protocol=PROTOCOL, epoch=self._epoch, silence=SILENCE_SECONDS))
         for topic, parts in self._wanted.items():
             if topic not in self._told and offer.serves(parts):
@@ -256,9 +259,10 @@ class Pushers:
     def _leave(self, pusher: Pusher, *, bye: bool) -> None:
         del self._pushers[pusher.name]
         del self._by_connection[pusher.connection]
-        logger.log(
-            logging.INFO if bye else logging.WARNING, "pusher %s %s", pusher.name, "says bye" if bye else "is gone"
-        )
+        if bye:
+            self._log(logging.INFO, f"pusher {pusher.name} says bye")
+        else:
+            self._log(logging.WARNING, f"pusher {pusher.name} is gone")
         for topic in [topic for topic, name in self._told.items() if name == pusher.name]:
             del self._told[topic]
         for topic in [topic for topic, name in self._downloads.items() if name == pusher.name]:
@@ -269,6 +273,15 @@ class Pushers:
         self._tell_state()
         if bye:
             self._decide()
+
+    def _log(self, level: int, line: str) -> None:
+        """Log that a pusher comes or goes; one that connects again at once must not fill the disk."""
+        if not self._logged.take(clock.monotonic()):
+            self._unlogged += 1
+            return
+        more = f"; {self._unlogged} more lines of pushers were not logged" if self._unlogged else ""
+        self._unlogged = 0
+        logger.log(level, "%s%s", line, more)
 
     # -- What a pusher says
 
