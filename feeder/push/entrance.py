@@ -52,12 +52,16 @@ _NS_PER_MS = 1_000_000
 class Entrance:
     """Takes records, and publishes each at most once."""
 
-    def __init__(self, sink: Sink, on_waiting: Callable[[], None]) -> None:
-        """Publish to `sink`; `on_waiting` is called when something waits, and `flush` has to be called."""
+    def __init__(self, sink: Sink, on_waiting: Callable[[], None], window_ms: int = WINDOW_MS) -> None:
+        """Publish to `sink`; `on_waiting` is called when something waits, and `flush` has to be called.
+
+        `window_ms` is how long the identity of a trade event is kept.
+        """
         self._sink = sink
         self._on_waiting = on_waiting
         self._waiting = Conflation()
-        self._identities = Identities()
+        self._window_ms = window_ms
+        self._identities = Identities(window_ms)
         self._is_restored = False
         # Records that may be taken before the next look at the room.
         self._left = 0
@@ -147,9 +151,9 @@ class Entrance:
         again could not be told from a new one.
         """
         while not closing.is_set():
-            found = Identities()
+            found = Identities(self._window_ms)
             try:
-                for time_ms, event in self._sink.past_trades(clock.time_ns() // _NS_PER_MS - WINDOW_MS):
+                for time_ms, event in self._sink.past_trades(clock.time_ns() // _NS_PER_MS - self._window_ms):
                     account, identity = event.data.get("account_id"), event.data.get("push_id")
                     if isinstance(account, str) and isinstance(identity, str):
                         found.restore(account, identity, time_ms)

@@ -14,7 +14,7 @@ from functools import partial
 
 from feeder.push.connection import Connection
 from feeder.push.entrance import Entrance
-from feeder.push.identities import Identities
+from feeder.push.identities import WINDOW_MS, Identities
 from feeder.push.lines import Budget
 from feeder.push.message import (
     PROTOCOL,
@@ -66,13 +66,13 @@ _NS_PER_MS = 1_000_000
 class Pushers:
     """The pushers, and the demand."""
 
-    def __init__(self, sink: Sink, permits: Permits, key: str, epoch: int) -> None:
+    def __init__(self, sink: Sink, permits: Permits, key: str, epoch: int, *, window_ms: int = WINDOW_MS) -> None:
         self._sink = sink
         self._permits = permits
         self._key = key.encode()
         self._epoch = epoch
         self._loop: asyncio.AbstractEventLoop
-        self._entrance = Entrance(sink, self._flush_later)
+        self._entrance = Entrance(sink, self._flush_later, window_ms)
         self._standings = Standings(permits, _now_ms())
         self._pushers: dict[str, Pusher] = {}
         self._by_connection: dict[Connection, Pusher] = {}
