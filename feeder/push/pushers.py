@@ -29,6 +29,7 @@ from feeder.push.message import (
     Record,
     Refuse,
     State,
+    one_line,
     shown_hello,
     told,
 )
@@ -296,7 +297,7 @@ class Pushers:
             case Heartbeat():
                 pass
             case State():
-                reason = message.reason if message.state != "up" else None
+                reason = one_line(message.reason) if message.reason and message.state != "up" else None
                 pusher.standing.turn(message.state, reason, _now_ms(), data_lost=message.data_lost)
                 self._tell_state()
             case Accounts():
@@ -325,17 +326,18 @@ class Pushers:
         self._tell_state()
 
     def _take_refusal(self, pusher: Pusher, message: Refuse) -> None:
+        error = one_line(message.error)[:300]
         if message.id is not None:
             if pusher.asked.pop(message.id, None) is not None:
-                self._sink.refuse_history(message.id, message.code, message.error[:300])
+                self._sink.refuse_history(message.id, message.code, error)
             return
         topic = pusher.served(bytes(message.topic)).topic
         if topic in self._downloads:
             if self._downloads[topic] == pusher.name:
-                self._end_download(topic, message.error[:300], message.code)
+                self._end_download(topic, error, message.code)
         elif self._told.get(topic) == pusher.name:
             # It stays wanted: a later subscriber asks again.
-            self._sink.refuse(topic, message.code, message.error[:300])
+            self._sink.refuse(topic, message.code, error)
 
     def _take_history(self, pusher: Pusher, message: History) -> None:
         asked = pusher.asked.get(message.id)
