@@ -154,11 +154,12 @@ class Pusher:
         if size > SNAPSHOT_BYTES or others + self.connection.line_bytes > SNAPSHOTS_BYTES:
             self._snapshots.pop(route.topic, None)
             raise BadLine("too_long", f"a snapshot has at most {SNAPSHOT_BYTES:,} bytes, and its parts are left out")
-        pieces = before.ticks | {code: msgspec.Raw(encoded(tick)) for code, tick in ticks.items()}
+        # Into the same dictionary: a copy for each part would cost the square of their number.
+        before.ticks.update({code: msgspec.Raw(encoded(tick)) for code, tick in ticks.items()})
         if more:
-            self._snapshots[route.topic] = Parts(size, pieces)
+            self._snapshots[route.topic] = Parts(size, before.ticks)
             return True
-        if not self._entrance.snapshot(route, pieces, received_ns):
+        if not self._entrance.snapshot(route, before.ticks, received_ns):
             return False
         self._snapshots.pop(route.topic, None)
         self._begun.add(route.topic)
