@@ -3,7 +3,8 @@
 //   node pusher.mjs [NAME]
 //
 // Needs Node.js and no package. QMT_BRIDGE_PUSH is the address of the feeder on this machine (127.0.0.1:5560), and
-// QMT_BRIDGE_PUSH_KEY its push_key. For real data replace what stands at the end: your feed calls `push`. Tried with Node.js 20.20.
+// QMT_BRIDGE_PUSH_KEY its push_key. For real data replace what stands at the end: your feed calls `push`. Tried with
+// Node.js 20.20.
 
 import { connect as open } from "node:net";
 

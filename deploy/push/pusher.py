@@ -3,7 +3,9 @@
     python pusher.py [NAME]
 
 Needs Python 3.6 or later, and no package. QMT_BRIDGE_PUSH is the address of the feeder on this machine
-(127.0.0.1:5560), and """
+(127.0.0.1:5560), and QMT_BRIDGE_PUSH_KEY its push_key. For real data replace `invent`: your feed calls `push`, on any
+thread.
+"""
 
 import json
 import os
