@@ -2,8 +2,9 @@
 //
 //   node pusher.mjs [NAME]
 //
-// Needs Node.js and no package. QMT_BRIDGE_PUSH is the address of the feeder (127.0.0.1:5560), and QMT_BRIDGE_PUSH_KEY
-// its push_key. For real data replace what stands at the end: your feed calls `push`. Tried with Node.js 20.20.
+// Needs Node.js and no package. QMT_BRIDGE_PUSH is the address of the feeder on this machine (127.0.0.1:5560), and
+// QMT_BRIDGE_PUSH_KEY its push_key. For real data replace what stands at the end: your feed calls `push`. Tried with
+// Node.js 20.20.
 
 import { connect as open } from "node:net";
 
@@ -11,6 +12,12 @@ const [HOST, PORT] = (process.env.QMT_BRIDGE_PUSH ?? "127.0.0.1:5560").split(/:(
 const HELLO = { type: "hello", protocol: 1, name: process.argv[2] ?? "example-node", kinds: ["quote"], simulated: true };
 if (process.env.QMT_BRIDGE_PUSH_KEY) HELLO.key = process.env.QMT_BRIDGE_PUSH_KEY;
 const SILENCE_MS = 20_000; // after which the feeder is given up: it sends a heartbeat every 5 s
+
+if (!["127.0.0.1", "localhost", "::1"].includes(HOST)) {
+  // It does not speak TLS, and all on the way could read the key.
+  console.error("QMT_BRIDGE_PUSH: a feeder on another machine needs TLS (push.md): connect by a tunnel to this machine");
+  process.exit(1);
+}
 
 const wanted = new Set(); // codes
 const unsent = new Map(); // what the feeder has not taken yet: of a code the newest tick only

@@ -2,8 +2,9 @@
 
     python pusher.py [NAME]
 
-Needs Python 3.6 or later, and no package. QMT_BRIDGE_PUSH is the address of the feeder (127.0.0.1:5560), and
-QMT_BRIDGE_PUSH_KEY its push_key. For real data replace `invent`: your feed calls `push`, on any thread.
+Needs Python 3.6 or later, and no package. QMT_BRIDGE_PUSH is the address of the feeder on this machine
+(127.0.0.1:5560), and QMT_BRIDGE_PUSH_KEY its push_key. For real data replace `invent`: your feed calls `push`, on any
+thread.
 """
 
 import json
@@ -17,6 +18,9 @@ import time
 HOST, PORT = os.environ.get("QMT_BRIDGE_PUSH", "127.0.0.1:5560").rsplit(":", 1)
 NAME = (sys.argv[1:] or ["example"])[0]
 HELLO = {"type": "hello", "protocol": 1, "name": NAME, "kinds": ["quote"], "simulated": True}
+if HOST not in ("127.0.0.1", "localhost", "::1"):
+    # It does not speak TLS, and all on the way could read the key.
+    sys.exit("QMT_BRIDGE_PUSH: a feeder on another machine needs TLS (push.md): connect by a tunnel to this machine")
 if "QMT_BRIDGE_PUSH_KEY" in os.environ:
     HELLO["key"] = os.environ["QMT_BRIDGE_PUSH_KEY"]
 SILENCE = 20  # Seconds after which the feeder is given up: it sends a heartbeat every 5 s.

@@ -44,13 +44,20 @@ _NS_PER_MS = 1_000_000
 class Entrance:
     """Takes records, and publishes each at most once."""
 
-    def __init__(self, sink: Sink, on_waiting: Callable[[], None]) -> None:
-        """Publish to `sink`; `on_waiting` is called when something waits, and `flush` has to be called."""
+    def __init__(self, sink: Sink, on_waiting: Callable[[], None], window_ms: int = WINDOW_MS) -> None:
+        """Publish to `sink`; `on_waiting` is called when something waits, and `flush` has to be called.
+
+        `window_ms` is how long the identity of a trade event is kept.
+        """
         self._sink = sink
         self._on_waiting = on_waiting
         self._waiting = Conflation()
-        self._identities = Identities()
+        self._window_ms = window_ms
+        self._identities = Identities(window_ms)
         self._is_restored = False
+        # When this began, by both clocks: an identity is kept by the steady one, so that a wrong date of the machine
+        # forgets none.
+        self._began_ms, self._began = clock.time_ns() // _NS_PER_MS, clock.monotonic()
         # Records that may be taken before the next look at the room.
         self._left = 0
 
@@ -133,7 +140,8 @@ class Entrance:
             raise BadLine("late", "the event is so old that it may have been published before")
         data["push_id"] = identity
         encoded(data)
-        if self._identities.note(account, identity, now_ms):
+        steady_ms = self._began_ms + int(1000 * (clock.monotonic() - self._began))
+        if self._identities.note(account, identity, steady_ms):
             self._sink.publish_trade(account, event, data, received_ns)
         return True
 
@@ -144,12 +152,14 @@ class Entrance:
         again could not be told from a new one.
         """
         while not closing.is_set():
-            found = Identities()
+            found = Identities(self._window_ms)
             try:
-                for time_ms, event in self._sink.past_trades(clock.time_ns() // _NS_PER_MS - WINDOW_MS):
+                now_ms = clock.time_ns() // _NS_PER_MS
+                for time_ms, event in self._sink.past_trades(now_ms - self._window_ms):
                     account, identity = event.data.get("account_id"), event.data.get("push_id")
                     if isinstance(account, str) and isinstance(identity, str):
-                        found.restore(account, identity, time_ms)
+                        # An event of the future, written under a wrong date, would make all others older than they are.
+                        found.restore(account, identity, min(time_ms, now_ms))
             except Exception:
                 # sqlite3.Error or TimeoutError; the file of a journal may hold anything.
                 logger.exception("trade events wait: the journal does not tell which were published; trying again")

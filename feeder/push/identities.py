@@ -1,7 +1,8 @@
 """Which trade events were published, by their account and the `id` that their pusher gave them. Pure.
 
-An identity is kept for three days after the event was published or came again, and no longer than there is room. What
-is older cannot be told from news, so events that say that they are older are refused. Times are in ms since 1970.
+An identity is kept for three days after the event was published or came again, and no longer than there is room, or
+than the journal keeps events. What is older cannot be told from news, so events that say that they are older are
+refused. Times are in ms since 1970.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ _DIGEST_BYTES = 16
 
 
 class Identities:
-    """The events of the last three days."""
+    """The events of the last days."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, window_ms: int = WINDOW_MS, *, most: int = MOST) -> None:
+        self._window_ms = window_ms
         self._most = most
         # By digest the hour in which it was published or came again; the oldest is the first.
         self._hours: dict[bytes, int] = {}
@@ -48,10 +50,10 @@ class Identities:
 
     def is_late(self, time_ms: int, now_ms: int) -> bool:
         """Return whether an event of this time may have been published so long ago that its identity is forgotten."""
-        return time_ms < now_ms - WINDOW_MS or time_ms // _HOUR_MS <= self._forgotten
+        return time_ms < now_ms - self._window_ms or time_ms // _HOUR_MS <= self._forgotten
 
     def _expire(self) -> None:
-        oldest = (self._now - WINDOW_MS) // _HOUR_MS
+        oldest = (self._now - self._window_ms) // _HOUR_MS
         while self._hours:
             digest = next(iter(self._hours))
             hour = self._hours[digest]

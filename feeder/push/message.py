@@ -154,6 +154,11 @@ def decode(line: bytes) -> Message:
         raise BadLine("bad_json", "nested too deep") from None
 
 
+def one_line(text: str) -> str:
+    """Return a reason of a pusher without ends of lines and control characters: it is shown in lines of tables."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+
+
 def told(type_: str, **fields: object) -> bytes:
     """Return a line of the feeder's."""
     return encode({"type": type_, **fields}) + b"\n"

@@ -14,7 +14,7 @@ from functools import partial
 
 from feeder.push.connection import Connection
 from feeder.push.entrance import Entrance
-from feeder.push.identities import Identities
+from feeder.push.identities import WINDOW_MS, Identities
 from feeder.push.lines import Budget
 from feeder.push.message import (
     PROTOCOL,
@@ -29,6 +29,7 @@ from feeder.push.message import (
     Record,
     Refuse,
     State,
+    one_line,
     told,
 )
 from feeder.push.offer import BadHello, Offer, Permits, named, read_offer
@@ -65,7 +66,16 @@ _NS_PER_MS = 1_000_000
 class Pushers:
     """The pushers, and the demand."""
 
-    def __init__(self, sink: Sink, permits: Permits, key: str, epoch: int, *, real: bool = False) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        permits: Permits,
+        key: str,
+        epoch: int,
+        *,
+        real: bool = False,
+        window_ms: int = WINDOW_MS,
+    ) -> None:
         self._sink = sink
         # Whether trade events go to the journal of another source, which has no invented ones.
         self._real = real
@@ -73,7 +83,7 @@ class Pushers:
         self._key = key.encode()
         self._epoch = epoch
         self._loop: asyncio.AbstractEventLoop
-        self._entrance = Entrance(sink, self._flush_later)
+        self._entrance = Entrance(sink, self._flush_later, window_ms)
         self._standings = Standings(permits, _now_ms())
         self._pushers: dict[str, Pusher] = {}
         self._by_connection: dict[Connection, Pusher] = {}
@@ -87,6 +97,9 @@ class Pushers:
         self._telling: asyncio.TimerHandle | None = None
         self._accounts: list[AccountState] = []
         self._refused = Refusals()
+        # Comings and goings that may be logged at once, and how many were not logged.
+        self._logged = Budget(CHANGES_A_SECOND)
+        self._unlogged = 0
         self._flushing = False
         self._deciding: asyncio.TimerHandle | None = None
         self._heartbeat_at = 0.0
@@ -238,7 +251,7 @@ class Pushers:
         connection.welcomed(partial(self._take, pusher))
         # Before the welcome is read, what other threads read says so too.
         self._show()
-        logger.info("pusher %s is connected: %s", hello.name, hello)
+        self._log(logging.INFO, f"pusher {hello.name} is connected: {hello}")
         connection.send(told("welcome", protocol=PROTOCOL, epoch=self._epoch, silence=SILENCE_SECONDS))
         for topic, parts in self._wanted.items():
             if topic not in self._told and offer.serves(parts):
@@ -258,9 +271,10 @@ class Pushers:
     def _leave(self, pusher: Pusher, *, bye: bool) -> None:
         del self._pushers[pusher.name]
         del self._by_connection[pusher.connection]
-        logger.log(
-            logging.INFO if bye else logging.WARNING, "pusher %s %s", pusher.name, "says bye" if bye else "is gone"
-        )
+        if bye:
+            self._log(logging.INFO, f"pusher {pusher.name} says bye")
+        else:
+            self._log(logging.WARNING, f"pusher {pusher.name} is gone")
         for topic in [topic for topic, name in self._told.items() if name == pusher.name]:
             del self._told[topic]
         for topic in [topic for topic, name in self._downloads.items() if name == pusher.name]:
@@ -271,6 +285,15 @@ class Pushers:
         self._tell_state()
         if bye:
             self._decide()
+
+    def _log(self, level: int, line: str) -> None:
+        """Log that a pusher comes or goes; one that connects again at once must not fill the disk."""
+        if not self._logged.take(clock.monotonic()):
+            self._unlogged += 1
+            return
+        more = f"; {self._unlogged} more lines of pushers were not logged" if self._unlogged else ""
+        self._unlogged = 0
+        logger.log(level, "%s%s", line, more)
 
     # -- What a pusher says
 
@@ -285,7 +308,7 @@ class Pushers:
             case Heartbeat():
                 pass
             case State():
-                reason = message.reason if message.state != "up" else None
+                reason = one_line(message.reason) if message.reason and message.state != "up" else None
                 self._standings.say(pusher.name, message.state, reason, _now_ms(), data_lost=message.data_lost)
                 self._tell_state()
             case Accounts():
@@ -314,17 +337,18 @@ class Pushers:
         self._tell_state()
 
     def _take_refusal(self, pusher: Pusher, message: Refuse) -> None:
+        error = one_line(message.error)[:300]
         if message.id is not None:
             if pusher.asked.pop(message.id, None) is not None:
-                self._sink.refuse_history(message.id, message.code, message.error[:300])
+                self._sink.refuse_history(message.id, message.code, error)
             return
         topic = pusher.served(bytes(message.topic)).topic
         if topic in self._downloads:
             if self._downloads[topic] == pusher.name:
-                self._end_download(topic, message.error[:300], message.code)
+                self._end_download(topic, error, message.code)
         elif self._told.get(topic) == pusher.name:
             # It stays wanted: a later subscriber asks again.
-            self._sink.refuse(topic, message.code, message.error[:300])
+            self._sink.refuse(topic, message.code, error)
 
     def _take_history(self, pusher: Pusher, message: History) -> None:
         asked = pusher.asked.get(message.id)

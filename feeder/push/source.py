@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from feeder.push.identities import WINDOW_MS
 from feeder.push.listener import Listener
 from feeder.push.offer import named, read_permits
 from feeder.push.pushers import Pushers
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Part of the two seconds that `close` may take.
 CLOSE_SECONDS = 1.5
+_DAY_MS = 24 * 3600 * 1000
 
 
 class PushSource:
@@ -73,7 +75,10 @@ class PushSource:
         """Listen and start the thread; raise `ConfigError`."""
         self._sink = sink
         self._listener = Listener(self._config)
-        self._pushers = Pushers(sink, self._permits, self._config.push_key, clock.time_ns(), real=self._real)
+        # What the journal does not keep is not known after a restart.
+        window_ms = min(WINDOW_MS, self._config.journal_days * _DAY_MS)
+        key = self._config.push_key
+        self._pushers = Pushers(sink, self._permits, key, clock.time_ns(), real=self._real, window_ms=window_ms)
         # Also on Windows, where asyncio would take the Proactor loop: that one closes a connection whose last line is
         # under way with what is unread, which takes the line from a pusher, and logs an error of one that was reset.
         # Its limit, 512 sockets, is far above `MOST`.

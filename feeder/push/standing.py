@@ -10,7 +10,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from feeder.push.message import Account
+from msgspec.structs import replace
+
+from feeder.push.message import Account, one_line
 from feeder.push.offer import Offer
 from qmt_bridge.wire.messages import AccountState, PusherState, Session
 from qmt_bridge.wire.topics import mask
@@ -115,9 +117,10 @@ class Standings:
         before = self._known[name].accounts
         found = {}
         for each in accounts:
-            state = AccountState(mask(each.account), each.type, each.state, each.reason, now)
+            reason = one_line(each.reason) if each.reason else None
+            state = AccountState(mask(each.account), one_line(each.type), each.state, reason, now)
             known = before.get(each.account)
-            if known is not None and (known.type, known.state, known.reason) == (each.type, each.state, each.reason):
+            if known is not None and replace(state, since=known.since) == known:
                 state = known
             found[each.account] = state
         self._known[name].accounts = found

@@ -141,3 +141,10 @@ def test_pusher_refuses_is_replaced_and_says_bye(stage: Stage, language: str) ->
     assert stage.statuses[-1].state == "connecting"
     for program in (first, second):
         assert KEY not in "".join(program.lines)
+
+
+@pytest.mark.parametrize("language", ["python3.6", "node"])
+def test_pusher_sends_no_key_to_another_machine(run: Callable[..., Running], language: str) -> None:
+    pusher = run(command(language), {"QMT_BRIDGE_PUSH": "192.0.2.1:5560", "QMT_BRIDGE_PUSH_KEY": KEY})
+    pusher.wait_for("needs TLS")
+    assert pusher.process.wait(DEADLINE) == 1

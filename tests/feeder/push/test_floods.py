@@ -43,6 +43,20 @@ def test_a_loss_between_two_told_states_is_told(tmp_path: Path, monkeypatch: pyt
         consumer.status(state="up", data_lost=True)
 
 
+def test_a_pusher_that_comes_and_goes_fills_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pushers, "CHANGES_A_SECOND", 1)
+    # Each connection takes the place of the one before: two lines.
+    connections = 20
+    with desk(tmp_path) as found, caplog.at_level("INFO"):
+        for _ in range(connections):
+            found.pusher()
+        said = [line for line in caplog.messages if line.startswith("pusher desk is")]
+        assert len(said) < 2 * connections - 1
+        wait_for(lambda: found.push.health().pushers[0].state == "up")
+
+
 def test_nothing_is_served_before_the_thread_has_begun(tmp_path: Path) -> None:
     with desk(tmp_path) as found:
         before = Pushers(found.feeder.publisher.inbox, {}, "", 1)

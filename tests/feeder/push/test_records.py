@@ -248,6 +248,21 @@ def test_a_pusher_says_how_it_is(running: Desk) -> None:
     assert consumer.status(state="up")["data_lost"]
 
 
+def test_a_reason_of_a_pusher_is_one_line(running: Desk) -> None:
+    consumer = running.consumer(QUOTE)
+    pusher = running.pusher(kinds=["quote", "trade"], accounts=[ACCOUNT])
+    reason = "no\n\x1b[31mok\u202e  feeder"
+    account = {"account": ACCOUNT, "type": "ST\nOCK", "state": "down", "reason": reason}
+    pusher.say({"type": "accounts", "accounts": [account]}, {"type": "state", "state": "stale", "reason": reason})
+    told = consumer.status(state="stale")
+    assert told["reason"] == told["pushers"][0]["reason"] == told["accounts"][0]["reason"] == "no [31mok feeder"
+    assert told["accounts"][0]["type"] == "ST OCK"
+    pusher.until("subscribe")
+    pusher.say({"type": "refuse", "topic": SPOKEN, "code": "unknown_symbol", "error": reason})
+    consumer.until(lambda: consumer.state_of(QUOTE).state == "refused")
+    assert consumer.state_of(QUOTE).error == "no [31mok feeder"
+
+
 def test_the_loss_of_one_is_none_of_another(running: Desk) -> None:
     consumer = running.consumer()
     other = running.pusher(name="other", kinds=["l2"])

@@ -156,3 +156,13 @@ def test_a_trade_event_that_is_refused(running: Desk, fields: dict[str, Any], co
     error = pusher.until("error")
     assert (error["line"], error["code"]) == (2, code)
     assert ACCOUNT not in error["error"]
+
+
+def test_what_the_journal_does_not_keep_is_late(tmp_path: Path) -> None:
+    with desk(tmp_path, journal_days=1) as found:
+        pusher, trades = found.pusher(kinds=["trade"]), Trades(found)
+        wait_for_subscriber(found, trades, pusher)
+        now = time.time_ns() // 1_000_000
+        pusher.say({**event(1), "time": now - 25 * 3600 * 1000}, {**event(2), "time": now - 23 * 3600 * 1000})
+        assert pusher.until("error")["code"] == "late"
+        assert ids(trades.read(1)) == ["order/2"]

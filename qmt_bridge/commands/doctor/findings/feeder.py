@@ -84,11 +84,15 @@ def trade(status: FeedStatus) -> Finding:
         + (f": {account.reason}" if account.reason else "")
         for account in status.accounts
     )
+    other = "see the line `pushers`, and the feeder's log" if serves_pushers(status.source) else "see the feeder's log"
+    has_terminal = "xtquant" in status.source.split("+")
     match trade_state(status.accounts):
         case "down":
-            return Finding("trade events", "fail", said, "log in to the terminal; check xt_userdata and xt_accounts")
+            advice = "log in to the terminal; check xt_userdata and xt_accounts" if has_terminal else other
+            return Finding("trade events", "fail", said, advice)
         case "waiting":
-            return Finding("trade events", "warn", said, "wait for the terminal, or see the feeder's log")
+            advice = "wait for the terminal, or see the feeder's log" if has_terminal else other
+            return Finding("trade events", "warn", said, advice)
     return Finding("trade events", "ok", said)
 
 

@@ -88,3 +88,12 @@ def test_a_feeder_that_is_not_up_is_named_with_its_reason(state: str, reason: st
     finding = feeder.feeder(status, None, "1.0", "auto")
     assert finding.level == level
     assert f"SIMULATED data, state {state}{f' ({reason})' if reason else ''}" in finding.said
+
+
+@pytest.mark.parametrize("state", ["connecting", "down"])
+@pytest.mark.parametrize(
+    ("source", "advice"),
+    [("xtquant+push", "terminal"), ("push", "the line `pushers`"), ("demo", "see the feeder's log")],
+)
+def test_the_advice_about_accounts_is_that_of_the_source(state: str, source: str, advice: str) -> None:
+    assert advice in feeder.trade(replace(served(state), source=source)).advice
