@@ -79,6 +79,21 @@ def test_a_topic_is_accepted_and_refused(running: Desk) -> None:
     assert other.body()
 
 
+def test_an_answer_that_was_not_asked_for_is_left_out(running: Desk) -> None:
+    answered: list[tuple[object, ...]] = []
+    running.push._sink.accept = lambda *answer: answered.append(answer)  # type: ignore[method-assign]
+    running.push._sink.refuse = lambda *answer: answered.append(answer)  # type: ignore[method-assign]
+    pusher = running.pusher()
+    pusher.say(
+        {"type": "accept", "topic": SPOKEN},
+        {"type": "refuse", "topic": SPOKEN, "code": "not_entitled", "error": "no level 1"},
+        {"type": "refuse", "id": 5, "code": "upstream_refused", "error": "no ticks"},
+        {"type": "nonsense"},
+    )
+    assert pusher.until("error")["line"] == 5
+    assert answered == []
+
+
 def test_a_kind_that_no_pusher_serves_is_refused(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushers, "DECIDE_SECONDS", 0.05)
     consumer = running.consumer(L2)
