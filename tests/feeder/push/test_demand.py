@@ -105,6 +105,29 @@ def test_a_kind_that_no_pusher_serves_is_refused(running: Desk, monkeypatch: pyt
     assert late.until("subscribe")["topic"]["kind"] == "l2"
 
 
+def test_another_pusher_is_waited_for_after_a_hello(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushers, "DECIDE_SECONDS", 600.0)
+    pusher = running.pusher(kinds=["quote"])
+    consumer = running.consumer(L2)
+    consumer.until(lambda: consumer.state_of(L2).state == "pending")
+    consumer.want(QUOTE)
+    # Calls are made in their order: the one for the other topic was made before.
+    pusher.until("subscribe")
+    assert consumer.state_of(L2).state == "pending"
+    late = running.pusher(name="late", kinds=["l2"])
+    assert late.until("subscribe")["topic"]["kind"] == "l2"
+
+
+def test_topics_of_a_pusher_that_says_bye_are_refused(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushers, "DECIDE_SECONDS", 600.0)
+    consumer = running.consumer(L2)
+    running.pusher(kinds=["quote"])
+    leaving = running.pusher(name="leaving", kinds=["l2"])
+    leaving.until("subscribe")
+    leaving.say({"type": "bye"})
+    consumer.until(lambda: consumer.state_of(L2).state == "refused")
+
+
 def test_what_no_name_may_serve_is_refused(tmp_path: Path) -> None:
     with desk(tmp_path, pushers=("ctp:quote:SF",)) as running:
         consumer = running.consumer("quote/rb2510.SF/tick/", QUOTE)
