@@ -125,7 +125,10 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What the setting `source` chooses it by: "xtquant", "sim", "push", or the name of an entry point."""
+        """What the setting `source` chooses it by: "xtquant", "sim", "push", the name of an entry point.
+
+        Of several sources as one it is such as "xtquant+push".
+        """
 
     @property
     def simulated(self) -> bool:

@@ -1,7 +1,7 @@
 """Which trade events were published, by their account and the `id` that their pusher gave them. Pure.
 
 An identity is kept for three days after the event was published or came again, and no longer than there is room, or
-than the journal keeps events. What is older cannot be told from news, so events that say that they are older are
+than the journal keeps events. An older one cannot be told from a new one, so events that say that they are older are
 refused. Times are in ms since 1970.
 """
 

@@ -1,7 +1,7 @@
 """The address at which pushers connect: its socket, and each connection from its accept to its hello.
 
-The socket is bound by the thread that starts the source; the loop of the thread "push" accepts. A connection that does
-not get on costs its place for a second once others wait for it, and nobody else anything.
+The socket is bound by the thread that starts the source; the loop of the thread "push" accepts. A connection
+without a hello has its place for a second once others wait for one, and delays no other connection.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hello(msgspec.Struct, frozen=True, tag_field="type", tag="hello"):
-    """Who connects, and what it serves; `markets` and `accounts` are None for all that it may serve."""
+    """Which program connects, and what it serves; `markets` and `accounts` are None for all that it may serve."""
 
     protocol: int
     name: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,32}\Z")]
@@ -126,7 +126,7 @@ class History(msgspec.Struct, frozen=True, tag_field="type", tag="history"):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="type", tag="heartbeat"):
-    """The pusher lives."""
+    """Says only that the pusher is still there."""
 
 
 class Bye(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):

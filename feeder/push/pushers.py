@@ -1,6 +1,7 @@
-"""All pushers of a feeder: who is connected, what is wanted of whom, and what each message does. On the thread "push".
+"""All pushers of a feeder: which are connected, what is wanted of each, and what each message does.
 
-`PushSource` hands over the feeder's calls; connections bring messages. Nothing here waits.
+On the thread "push". `PushSource` hands over the feeder's calls; connections bring messages. Nothing here waits but
+`give_way`, for some milliseconds.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class PushSource:
         except asyncio.CancelledError:
             if not self._closing.is_set():
                 raise
-        # So that what was written last leaves, and transports are closed.
+        # Transports are closed by the loop, and the last line of a connection that was refused leaves.
         await asyncio.sleep(0.05)
 
     def _stop(self) -> None:

@@ -18,7 +18,7 @@ from qmt_bridge.wire.messages import AccountState, PusherState, Session
 from qmt_bridge.wire.topics import mask
 
 GONE = "pusher_gone"
-# From the best to the worst. A pusher that never came is as bad as one that went.
+# From the best to the worst.
 _RANK: dict[str, int] = {"up": 0, "stale": 1, "connecting": 2, "down": 3, "refused": 4}
 # Pushers that are remembered after their end; a program that takes a new name each time would fill the list.
 MOST_GONE = 64

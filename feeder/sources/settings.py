@@ -10,6 +10,9 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.hints import similar
 
+# The one error of msgspec that has the value.
+_WITH_VALUE = "Invalid enum value"
+
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
@@ -30,6 +33,8 @@ def read_settings(config: Config, name: str, shape: type[Settings]) -> Settings:
             values[key] = _converted(value, fields[key].type)
         except msgspec.ValidationError as exc:
             told = str(exc)
+            if told.startswith(_WITH_VALUE):
+                raise ConfigError(shown, "is none of the values that it may have") from None
             raise ConfigError(shown, f"{told[:1].lower()}{told[1:]}") from None
     for key, field in fields.items():
         if field.required and key not in values:

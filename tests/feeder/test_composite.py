@@ -9,11 +9,12 @@ from typing import cast
 import pytest
 
 from feeder.composite import Composite, Member
-from feeder.source import DownloadRequest, FeedState, Sink, Source
+from feeder.source import DownloadRequest, FeedState, Health, Sink, Source
 from feeder.sources.said import known_state
 from feeder.sources.thread_errors import ThreadErrors
 from qmt_bridge.errors import Refused
-from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.observation.delays import Delays
+from qmt_bridge.wire.messages import AccountState, PusherState
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts, parse_topic
 from tests.support.sink import Recording
 
@@ -131,6 +132,39 @@ def test_no_source_gets_a_kind_that_it_lacks() -> None:
     assert raised.value.code == "upstream_refused"
     both.unsubscribe(topic, parse_topic(topic))
     assert first.calls == last.calls == []
+
+
+class Asked(Part):
+    """A source with answers of its own to what other threads ask."""
+
+    def __init__(self, health: Health, hung: str | None, lacks: dict[str, str], lossless: bool) -> None:
+        super().__init__()
+        self.answers = health, hung, lacks
+        self.lossless = lossless
+
+    def health(self) -> Health:
+        return self.answers[0]
+
+    def hung(self) -> str | None:
+        return self.answers[1]
+
+    def capabilities(self) -> dict[str, str]:
+        return self.answers[2]
+
+    def upstream(self) -> int:
+        return 2
+
+
+def test_condition_is_that_of_all_sources() -> None:
+    pusher = PusherState("ctp", "up", None, 1, (), (), (), 0, 0, 0, None)
+    first = Asked(Health(pushers=(pusher,)), None, {"quote": "none is connected"}, lossless=False)
+    sdk = Health("240613.1.0", "subscribe_quote", 1.5, True, {"connect": Delays()})
+    last = Asked(sdk, "connect does not return", {"quote": "", "l2": ""}, lossless=True)
+    both = Composite("first+last", [Member(cast(Source, each), lambda parts: True) for each in (first, last)])
+    assert both.health() == sdk._replace(pushers=[pusher])
+    assert both.hung() == "connect does not return"
+    assert both.capabilities() == {"quote": "none is connected", "l2": ""}
+    assert (both.upstream(), both.lossless, both.simulated) == (4, True, False)
 
 
 def test_thread_that_fails_is_that_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,21 @@ def test_a_topic_is_accepted_and_refused(running: Desk) -> None:
     assert other.body()
 
 
+def test_an_answer_that_was_not_asked_for_is_left_out(running: Desk) -> None:
+    answered: list[tuple[object, ...]] = []
+    running.push._sink.accept = lambda *answer: answered.append(answer)  # type: ignore[method-assign]
+    running.push._sink.refuse = lambda *answer: answered.append(answer)  # type: ignore[method-assign]
+    pusher = running.pusher()
+    pusher.say(
+        {"type": "accept", "topic": SPOKEN},
+        {"type": "refuse", "topic": SPOKEN, "code": "not_entitled", "error": "no level 1"},
+        {"type": "refuse", "id": 5, "code": "upstream_refused", "error": "no ticks"},
+        {"type": "nonsense"},
+    )
+    assert pusher.until("error")["line"] == 5
+    assert answered == []
+
+
 def test_a_kind_that_no_pusher_serves_is_refused(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushers, "DECIDE_SECONDS", 0.05)
     consumer = running.consumer(L2)
@@ -89,6 +104,29 @@ def test_a_kind_that_no_pusher_serves_is_refused(running: Desk, monkeypatch: pyt
     # One that comes later is told of it all the same.
     late = running.pusher(name="late", kinds=["l2"])
     assert late.until("subscribe")["topic"]["kind"] == "l2"
+
+
+def test_another_pusher_is_waited_for_after_a_hello(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushers, "DECIDE_SECONDS", 600.0)
+    pusher = running.pusher(kinds=["quote"])
+    consumer = running.consumer(L2)
+    consumer.until(lambda: consumer.state_of(L2).state == "pending")
+    consumer.want(QUOTE)
+    # Calls are made in their order: the one for the other topic was made before.
+    pusher.until("subscribe")
+    assert consumer.state_of(L2).state == "pending"
+    late = running.pusher(name="late", kinds=["l2"])
+    assert late.until("subscribe")["topic"]["kind"] == "l2"
+
+
+def test_topics_of_a_pusher_that_says_bye_are_refused(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushers, "DECIDE_SECONDS", 600.0)
+    consumer = running.consumer(L2)
+    running.pusher(kinds=["quote"])
+    leaving = running.pusher(name="leaving", kinds=["l2"])
+    leaving.until("subscribe")
+    leaving.say({"type": "bye"})
+    consumer.until(lambda: consumer.state_of(L2).state == "refused")
 
 
 def test_what_no_name_may_serve_is_refused(tmp_path: Path) -> None:

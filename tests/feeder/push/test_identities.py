@@ -68,6 +68,17 @@ def test_beyond_the_bound_the_oldest_are_late() -> None:
     assert not found.note("1", "1", now)
 
 
+def test_what_comes_again_is_not_the_oldest_any_more() -> None:
+    found = Identities(most=3)
+    for hour, name in enumerate(("a", "b", "c", "a", "d")):
+        found.note("1", name, NOW + hour * HOUR_MS)
+    # The second one is forgotten, and nothing that came after it.
+    now = NOW + 5 * HOUR_MS
+    assert found.is_late(NOW + HOUR_MS, now)
+    assert not found.is_late(NOW + 2 * HOUR_MS, now)
+    assert not found.note("1", "a", now)
+
+
 def test_what_is_older_than_the_window_is_late() -> None:
     found = Identities()
     assert not found.is_late(NOW - WINDOW_MS, NOW)

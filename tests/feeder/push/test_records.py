@@ -195,6 +195,17 @@ def test_a_topic_with_too_large_a_snapshot_is_refused(running: Desk, monkeypatch
     assert consumer.body() == (WHOLE, {"600003.SH": {"a": 4}})
 
 
+def test_names_of_topics_take_bounded_memory(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feeder.push.pusher._ROUTE_BYTES", 20_000)
+    pusher = running.pusher()
+    for number in range(200):
+        pusher.push({"time": 1}, {"kind": "quote", "code": f"{number:06d}.SZ", "period": "tick"})
+    pusher.say({"type": "nonsense"})
+    assert pusher.until("error")["line"] == 202
+    (found,) = running.push._pushers._pushers.values()  # type: ignore[union-attr]
+    assert 0 < len(found._routes) < 40
+
+
 PROGRAM = """
 import json, socket, sys, time
 connected = socket.create_connection(("127.0.0.1", int(sys.argv[1])))

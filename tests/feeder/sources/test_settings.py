@@ -44,6 +44,7 @@ def test_a_text_of_a_variable_becomes_what_its_field_is() -> None:
         ({"user": 5}, "[sources.demo] user: expected `str`, got `int`"),
         ({"user": "u", "port": 0}, "[sources.demo] port: expected `int` >= 1"),
         ({"user": "u", "port": "s3cret"}, "[sources.demo] port: expected `int`, got `str`"),
+        ({"user": "u", "mode": "s3cret"}, "[sources.demo] mode: is none of the values that it may have"),
         ({"user": "u", "codes": 5}, "[sources.demo] codes: expected `array`, got `int`"),
     ],
 )
