@@ -1,20 +1,22 @@
-"""A feeder without room for more, over real ZeroMQ: who has given up a place can have another one at once."""
+"""A feeder without room for more, over real ZeroMQ: a place that was given up is free for another topic at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zmq
 
 from feeder import registry
+from feeder.publisher import Publisher
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.wire.requests import CatchUp, TopicState, decode_reply, encode_ask
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.rig import Rig
+from tests.support.rig import HandDriven, Rig
 from tests.support.waiting import SLOWNESS, wait_for
 
 MILLISECONDS = int(20_000 * SLOWNESS)
@@ -55,9 +57,11 @@ class Consumer:
 
     def state(self, topic: Topic) -> tuple[str, str | None]:
         """Return the state of a topic, once it is decided, and the code of its refusal."""
-        self.ask(topic)
-        while (answer := self.answer()).state == "pending":
+        for _ in range(30):
             self.ask(topic)
+            answer = self.answer()
+            if answer.state != "pending":
+                break
         return answer.state, answer.code
 
 
@@ -93,7 +97,7 @@ def test_subscription_behind_a_departure_is_served(
     rig: Rig, consumers: list[Consumer], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is asked about is waited for, however long that takes.
-    monkeypatch.setattr(registry, "PLACE_WITHIN", 0.0)
+    monkeypatch.setattr(registry, "PLACE_WITHIN", -1.0)
     consumer, topics = consumers[0], TOPICS[kind]
     fill(consumer, topics)
     for number in range(20):
@@ -102,6 +106,25 @@ def test_subscription_behind_a_departure_is_served(
         consumer.subscribe(new)
         assert consumer.state(new) == ("live", None)
     assert len(rig.source.wanted) == ROOM
+    numbers = rig.feeder.publisher.numbers()
+    assert numbers is not None
+    assert numbers.counted["refused"] == 0
+
+
+def test_topic_that_waits_longest_has_the_next_place() -> None:
+    source, topics = HandDriven(), TOPICS["l2"]
+    source.sink = SimpleNamespace(accept=lambda topic: None)  # type: ignore[assignment]
+    publisher = Publisher(Config(max_depths=1), source)
+    departures = SimpleNamespace(is_mark=lambda said: False, are_answers=False)
+    publisher._doors = SimpleNamespace(departures=departures)  # type: ignore[assignment]
+    for topic in topics[:2]:
+        publisher._take_demand(b"\1" + topic.encode())
+    # Read in one turn: the first one has left, and a third one is subscribed.
+    departures.are_answers = True
+    publisher._take_demand(b"\0" + topics[0].encode())
+    departures.are_answers = False
+    publisher._take_demand(b"\1" + topics[2].encode())
+    assert source.wanted == [topics[1]]
 
 
 @pytest.mark.parametrize("kind", ["whole", "formula"])
@@ -144,6 +167,10 @@ def test_without_a_place_a_subscription_is_refused(rig: Rig, consumers: list[Con
     assert sorted(rig.source.wanted) == sorted(topics[:ROOM])
     # The feeder is not told of a further subscriber, whose question has it look for a place again.
     one.leave(topics[0])
+    wait_for(lambda: (told := rig.feeder.publisher.numbers()) and told.gauges["topics"] == ROOM - 1)
     one.subscribe(topics[2])
     assert one.state(topics[2]) == ("live", None)
     wait_for(lambda: sorted(rig.source.wanted) == sorted(topics[1:3]))
+    # And one more is refused, now that what was asked about is known.
+    other.subscribe(topics[3])
+    assert other.state(topics[3]) == ("refused", "symbol_limit")

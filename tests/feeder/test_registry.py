@@ -774,6 +774,16 @@ def test_subscription_that_left_waits_no_longer(leave: str) -> None:
     assert registry.deadline() is None
 
 
+def test_download_that_is_forgotten_makes_room(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "MAX_TOPICS", 2)
+    ended, _ = begin(registry, download("600519.SH"))
+    publish(registry, ended, {"status": "done"})
+    assert registry.waits(QUOTE, DOWNLOAD_KEPT)
+    assert registry.next_in_line() is None
+    registry.expire(DOWNLOAD_KEPT)
+    assert registry.next_in_line() == QUOTE
+
+
 @pytest.mark.parametrize("bound", ["MAX_UNPLACED", "MAX_UNPLACED_BYTES"])
 def test_subscriptions_without_a_place_are_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registry, depths = full_of_depths()
