@@ -518,7 +518,8 @@ class Feed:
             self._send(CatchUp(0, [STATUS_TOPIC]), self._dealer)
         self._timer = self._loop.call_later(TICK if self.status is not None else TICK / 5, self._tick)
         now = clock.monotonic()
-        self._heard_at += max(0.0, now - self._looked_at - LOOK_MOST)
+        # A heartbeat that was read just before this look came after the time that is not counted.
+        self._heard_at = min(now, self._heard_at + max(0.0, now - self._looked_at - LOOK_MOST))
         self._looked_at = now
         if self.status is not None and now - self._heard_at > ABSENT_AFTER:
             logger.warning("feeder absent for %.1f s", now - self._heard_at)

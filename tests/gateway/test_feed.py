@@ -317,7 +317,10 @@ class Time:
 HEARTBEAT = Frame(STATUS_TOPIC, 1, 1, 1, 1, frames.encode({**STATUS, "epoch": 1})).to_parts()
 
 
-async def test_time_in_which_a_worker_was_held_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hears_at_its_end", [False, True])
+async def test_time_in_which_a_worker_was_held_is_no_silence(
+    monkeypatch: pytest.MonkeyPatch, hears_at_its_end: bool
+) -> None:
     moved = Time()
     monkeypatch.setattr(feed_module, "clock", moved)
     # The test looks.
@@ -332,6 +335,10 @@ async def test_time_in_which_a_worker_was_held_is_no_silence(monkeypatch: pytest
             await until(lambda: feed.status)
             feed._tick()
             moved.ahead += 60.0
+            if hears_at_its_end:
+                heard = feed._heard_at
+                market.send_multipart(HEARTBEAT)
+                await until(lambda: feed._heard_at > heard)
             feed._tick()
             assert feed.status is not None
             for _ in range(5):
