@@ -82,6 +82,34 @@ async def test_place_that_was_given_up_is_free_at_once(rig: Rig, kind: type[Dept
         assert await of.take(other, 50) == "symbol_limit"
 
 
+@pytest.mark.parametrize("kind", ["depths", "formulas"])
+async def test_place_is_free_for_a_request_right_behind(rig: Rig, kind: str) -> None:
+    # No answer is awaited between the two requests, so the feeder reads both at once.
+    is_depth = kind == "depths"
+    async with rig.connect(Depths.path if is_depth else Formulas.path) as client:
+
+        async def ask(number: int) -> None:
+            wanted = {"action": "subscribe", "stocks": [code(number)]}
+            await client.send(
+                {"id": number} | (wanted if is_depth else {"formula_name": "MA", "stock_code": code(number)})
+            )
+
+        async def give(number: int, seq_id: int) -> None:
+            named = {"stocks": [code(number)]} if is_depth else {"seq_id": seq_id}
+            await client.send({"action": "unsubscribe", "id": 1000 + number} | named)
+
+        for number in range(ROOM):
+            await ask(number)
+        acks = [await client.receive() for _ in range(ROOM)]
+        for number in range(ROUNDS):
+            await give(number, acks[number].get("seq_id", 0))
+            await ask(ROOM + number)
+            await client.receive()
+            acks.append(await client.receive())
+        refused = [ack for ack in acks if ack.get("rejected") or "code" in ack]
+        assert refused == []
+
+
 async def test_place_of_a_closed_socket_is_free_at_once(rig: Rig) -> None:
     of = Depths()
     async with rig.connect(of.path) as keeps:
