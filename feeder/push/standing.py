@@ -155,7 +155,7 @@ class Standings:
         return [each for each in self._known.values() if not each.connected and not each.said_bye]
 
     def listed(self, silent: dict[str, float]) -> tuple[PusherState, ...]:
-        """Return all pushers as a heartbeat has them; `silent` are the seconds since the last line, by name."""
+        """Return all pushers by name, as a heartbeat has them; `silent` are the seconds since the last line, by name."""
         return tuple(
             PusherState(
                 each.name,
@@ -170,7 +170,7 @@ class Standings:
                 each.conflated,
                 silent.get(each.name),
             )
-            for each in self._known.values()
+            for each in sorted(self._known.values(), key=lambda each: each.name)
         )
 
 

@@ -57,5 +57,5 @@ def test_pushers_that_are_missing_are_named(push_machine: Machine, port: int) ->
     code, findings = push_machine.run("--for", "gateway")
     assert (code, findings["pushers"].level) == (1, "fail")
     assert "desk: down (pusher_gone)" in findings["pushers"].said
-    assert findings["pushers"].advice == "start the program again: desk ctp"
+    assert findings["pushers"].advice == "start the program again: ctp desk"
     assert "push_addr" not in findings
