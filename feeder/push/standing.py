@@ -155,7 +155,7 @@ class Standings:
         return [each for each in self._known.values() if not each.connected and not each.said_bye]
 
     def listed(self, silent: dict[str, float]) -> tuple[PusherState, ...]:
-        """Return all pushers by name, as a heartbeat has them; `silent` are the seconds since the last line, by name."""
+        """Return all pushers by name, as a heartbeat has them; `silent` is how long each has said nothing, in s."""
         return tuple(
             PusherState(
                 each.name,

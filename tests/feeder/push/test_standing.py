@@ -114,7 +114,7 @@ def test_another_name_that_serves_all_takes_the_place() -> None:
     assert standings.feed().state == "down"
     standings.welcome("new", quotes("SH", "SF"), 4)
     assert standings.feed() == Feed("up", None, True)
-    assert [each.name for each in standings.listed({})] == ["part", "new"]
+    assert [each.name for each in standings.listed({})] == ["new", "part"]
 
 
 def test_names_that_change_all_the_time_are_bounded() -> None:
