@@ -80,7 +80,8 @@ class Entrance:
             self._left -= 1
         elif route.may_wait:
             if self._waiting.size or not self._has_room():
-                if self._waiting.is_full:
+                if not self._waiting.has_room(route.count(body)):
+                    # A body that is larger than all that may wait goes directly, once nothing waits.
                     return False
                 standing.conflated += self._waiting.put(route, body, received_ns)
                 self._on_waiting()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,6 +147,46 @@ def test_values_of_other_bars_wait_beside_each_other() -> None:
 
     assert [put([1], ["MA1"]), put([2], ["MA1"]), put([1], ["MA2"]), put([1], ["MA1"])] == [0, 0, 0, 1]
     assert len(waiting) == 3
+
+
+@pytest.mark.parametrize(
+    ("topic", "lines"),
+    [
+        ("quote/600519.SH/1m/", [[{"time": number} for number in range(20_000)]]),
+        ("quote/600519.SH/1m/", [[{"time": f"{number:0500d}"} for number in range(2000)]]),
+        ("whole/SH/", [{f"{number:06d}.SH": {} for number in range(20_000)}]),
+        (FORMULA, [{"timelist": list(range(begin, begin + 5000))} for begin in range(50)]),
+    ],
+)
+def test_the_size_is_at_least_the_memory_that_is_taken(topic: str, lines: list[Any]) -> None:
+    waiting, each = Conflation(), route(topic)
+    bodies = [encode(each.body(data)) for data in lines]
+    # What an empty one takes is not counted.
+    waiting.put(route("quote/600519.SH/tick/"), {"600519.SH": [{}]}, 1)
+    count = 1
+    tracemalloc.start()
+    try:
+        for encoded in bodies:
+            # As it comes: each record is an object of its own, and so is its time.
+            body = msgspec.json.decode(encoded)
+            waiting.put(each, body, 1)
+            count += each.count(body)
+        del body
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(waiting) == count
+    assert taken <= waiting.size <= 3 * taken
+
+
+def test_tiny_records_have_room_by_their_number() -> None:
+    waiting, market = Conflation(limit=100_000), route("whole/SH/")
+    assert waiting.has_room(100)
+    assert not waiting.has_room(300)
+    waiting.put(market, {f"{number:06d}.SH": {} for number in range(100)}, 1)
+    assert waiting.has_room(50)
+    assert not waiting.has_room(150)
 
 
 def test_a_snapshot_is_that_of_all_its_parts() -> None:
