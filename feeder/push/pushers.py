@@ -272,6 +272,7 @@ class Pushers:
     def _leave(self, pusher: Pusher, *, bye: bool) -> None:
         del self._pushers[pusher.name]
         del self._by_connection[pusher.connection]
+        pusher.close()
         if bye:
             self._log(logging.INFO, f"pusher {pusher.name} says bye")
         else:

@@ -18,7 +18,7 @@ from feeder.push.lines import Budget, Lines
 from feeder.push.message import BadLine, Hello, History
 from feeder.push.offer import BadHello, Offer, read_offer, read_permits
 from feeder.push.route import Route
-from feeder.push.snapshots import Snapshots
+from feeder.push.snapshots import Snapshots, Unfinished
 from feeder.push.spoken import read_topic, spell
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import encode
@@ -190,7 +190,7 @@ def test_tiny_records_have_room_by_their_number() -> None:
 
 
 def test_a_snapshot_is_that_of_all_its_parts() -> None:
-    found, market, other = Snapshots(), Topic("whole/SH/"), Topic("whole/SZ/")
+    found, market, other = Snapshots(Unfinished()), Topic("whole/SH/"), Topic("whole/SZ/")
     assert found.add(market, {"600000.SH": {"a": 1}, "600001.SH": {"a": 1}}, 10)
     assert found.add(other, {"000001.SZ": {"a": 1}}, 10)
     assert found.add(market, {"600001.SH": {"a": 2}}, 10)
@@ -207,7 +207,8 @@ def test_a_snapshot_is_that_of_all_its_parts() -> None:
 def test_snapshots_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES", 100)
     monkeypatch.setattr(snapshots, "SNAPSHOTS_BYTES", 150)
-    found, one, other = Snapshots(), Topic("whole/SH/"), Topic("whole/SZ/")
+    monkeypatch.setattr(snapshots, "_OVERHEAD", 0)
+    found, one, other = Snapshots(Unfinished()), Topic("whole/SH/"), Topic("whole/SZ/")
     assert found.add(one, {"600000.SH": {}}, 100)
     assert found.add(other, {"000001.SZ": {}}, 50)
     assert not found.add(other, {"000001.SZ": {}}, 1)
@@ -216,6 +217,38 @@ def test_snapshots_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch)
     assert found.add(other, {"000001.SZ": {}}, 50)
     assert not found.add(one, {"600000.SH": {}}, 1)
     assert found.add(other, {"000001.SZ": {}}, 50)
+
+
+def test_snapshots_of_all_pushers_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "ALL_BYTES", 1000)
+    unfinished, topic, ticks = Unfinished(), Topic("whole/SH/"), {"600000.SH": {}}
+    first, second, third = (Snapshots(unfinished) for _ in range(3))
+    assert first.add(topic, ticks, 200)
+    assert second.add(topic, ticks, 200)
+    assert not third.add(topic, ticks, 1)
+    assert third.take(topic) == {}
+    assert encode(first.take(topic)) == b'{"600000.SH":{}}'
+    assert third.add(topic, ticks, 200)
+    assert not first.add(topic, ticks, 1)
+    # What has come before counts no more, nor does what a pusher had begun that has gone.
+    assert not second.add(topic, ticks, 500)
+    third.clear()
+    assert unfinished.size == 0
+
+
+def test_tiny_ticks_of_a_snapshot_count_their_memory() -> None:
+    unfinished, topic = Unfinished(), Topic("whole/SH/")
+    found = Snapshots(unfinished)
+    tracemalloc.start()
+    try:
+        for begin in range(0, 20_000, 1000):
+            line = encode({f"{number:06d}.SH": {} for number in range(begin, begin + 1000)})
+            assert found.add(topic, msgspec.json.decode(line), len(line))
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken <= unfinished.size <= 2 * taken
 
 
 def test_histories_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:

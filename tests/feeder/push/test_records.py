@@ -16,6 +16,7 @@ import pytest
 from feeder.push import pushers, snapshots
 from tests.support.push_feeder import QUOTE, Desk, desk
 from tests.support.pusher import ACCOUNT, CODE, KEY, SPOKEN
+from tests.support.waiting import wait_for
 
 WHOLE = "whole/SH/"
 MARKET = {"kind": "whole", "code": "SH"}
@@ -193,6 +194,18 @@ def test_a_topic_with_too_large_a_snapshot_is_refused(running: Desk, monkeypatch
     pusher.until("subscribe")
     pusher.push({"600003.SH": {"a": 4}}, MARKET)
     assert consumer.body() == (WHOLE, {"600003.SH": {"a": 4}})
+
+
+def test_a_begun_snapshot_of_a_lost_pusher_counts_no_more(running: Desk) -> None:
+    consumer = running.consumer(WHOLE)
+    pusher = running.pusher(kinds=["whole"])
+    pusher.until("subscribe")
+    unfinished = running.push._pushers._entrance.unfinished  # type: ignore[union-attr]
+    pusher.push({"600000.SH": {"a": 1}}, MARKET, more=True)
+    wait_for(lambda: unfinished.size > 0, "a part")
+    pusher.close()
+    consumer.status(state="down")
+    assert unfinished.size == 0
 
 
 def test_names_of_topics_take_bounded_memory(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
