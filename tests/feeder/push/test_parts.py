@@ -121,6 +121,22 @@ def test_a_setting_that_is_malformed_is_told(text: str) -> None:
         read_permits([text])
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ctp:quote:", "expected markets such as SF+DF, or no colon for all of them"),
+        ("ctp:trade:SH", "only formula l2 quote whole have markets, expected ctp:trade"),
+        ("ctp:trade+download:SH+SZ", "only formula l2 quote whole have markets, expected ctp:trade+download"),
+    ],
+)
+def test_markets_that_would_have_no_effect_are_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_permits(["desk:l2", text])
+    assert str(raised.value) == f"pushers: '{text}': {told}"
+    # Beside a kind with markets it has an effect.
+    assert read_permits(["ctp:quote+trade:SH"])["ctp"].markets == {Kind.QUOTE: frozenset(("SH",)), Kind.TRADE: None}
+
+
 def route(topic: str) -> Route:
     return Route(topic, parse_topic(topic))  # type: ignore[arg-type]
 
