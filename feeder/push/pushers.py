@@ -59,6 +59,8 @@ HISTORY_SECONDS = 55.0
 DECIDE_SECONDS = 2.0
 # Changes of the state that are told in a second: each is a heartbeat, a line of the log, and a notice to all clients.
 CHANGES_A_SECOND = 20
+# Codes with which a connection is refused.
+REFUSALS = ("bad_request", "forbidden", "taken", "unsupported")
 # What is lacking for a kind of topics.
 _UNSERVED = "no pusher that is connected serves it"
 _NS_PER_MS = 1_000_000
@@ -98,6 +100,8 @@ class Pushers:
         self._telling: asyncio.TimerHandle | None = None
         self._accounts: list[AccountState] = []
         self._refused = Refusals()
+        # Connections that were refused, by the code; read by other threads, so that no code is added.
+        self.connections_refused = dict.fromkeys(REFUSALS, 0)
         # Comings and goings that may be logged at once, and how many were not logged.
         self._logged = Budget(CHANGES_A_SECOND)
         self._unlogged = 0
@@ -262,6 +266,7 @@ class Pushers:
             self._deciding = self._loop.call_later(DECIDE_SECONDS, self._decide)
 
     def _refuse(self, connection: Connection, code: str, reason: str, name: str = "") -> None:
+        self.connections_refused[code] += 1
         connection.end(told("refused", code=code, error=reason[:300]))
         untold = self._refused.note(f"hello {code}".encode(), clock.monotonic())
         if untold is not None:

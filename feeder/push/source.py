@@ -121,7 +121,11 @@ class PushSource:
 
     def health(self) -> Health:
         """Return the pushers (see `Source`)."""
-        return Health() if self._pushers is None else Health(pushers=self._pushers.listed)
+        if self._pushers is None:
+            return Health()
+        refused = dict(self._pushers.connections_refused)
+        refused["forbidden"] += self._listener.forbidden
+        return Health(pushers=self._pushers.listed, pushers_refused=refused)
 
     def hung(self) -> str | None:
         """Return why the thread has ended, if it has."""

@@ -82,6 +82,7 @@ def test_where_the_system_does_not_tell_it_is_refused(tmp_path: Path, monkeypatc
         assert refused is not None
         assert refused["code"] == "forbidden"
         assert "does not tell" in refused["error"]
+        assert running.push.health().pushers_refused["forbidden"] == 1
 
 
 TABLE = """\
