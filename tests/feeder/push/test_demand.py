@@ -381,6 +381,8 @@ def test_what_is_told_later_is_not_refused_as_unserved(monkeypatch: pytest.Monke
         found, noted = await admitted(monkeypatch)
         unserved, parts = Topic(L2), parse_topic(L2)
         found.subscribe(unserved, parts)
+        # All of the demand is looked at while three topics are untold.
+        monkeypatch.setattr(pushers, "DEMAND_TOPICS", 100)
         found._decide()
         await turns()
         assert noted.refused == [unserved]
