@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -101,10 +102,13 @@ class Composite:
         days = [each.trading_day for each in healths if each.trading_day is not None]
         times: dict[str, Delays] = {}
         pushers: list[PusherState] = []
+        refused: Counter[str] = Counter()
         for each in healths:
             times.update(each.times)
             pushers += each.pushers
-        return sdk._replace(trading_day=days[0] if days else None, times=times, pushers=pushers)
+            refused.update(each.pushers_refused)
+        day = days[0] if days else None
+        return sdk._replace(trading_day=day, times=times, pushers=pushers, pushers_refused=refused)
 
     def capabilities(self) -> Mapping[str, str]:
         """Return what the sources can do: of a name that several have, what the first of them says."""

@@ -86,6 +86,8 @@ class Numbers(NamedTuple):
     journal: str | None
     accounts: tuple[AccountState, ...]
     pushers: Sequence[PusherState]
+    # By code.
+    pushers_refused: Mapping[str, int]
     markets: Mapping[str, float]
     counted: Mapping[str, int]
     gauges: Mapping[str, float]
@@ -644,6 +646,7 @@ class Publisher:
             self._journal_failure if self._hung_since is None else self._hung(),
             self._accounts,
             health.pushers,
+            health.pushers_refused,
             self._observed.markets(now),
             counted={
                 "published": self.published,

@@ -45,7 +45,8 @@ class Health(NamedTuple):
 
     The version is empty for a source without one, and for one that does not say it; the call is None while none runs.
     `trading_day` is whether stocks trade today by the source's calendar; None while it has none. `times` are those that
-    calls into the SDK took since the start, by their names. `pushers` are the programs that push data to the source.
+    calls into the SDK took since the start, by their names. `pushers` are the programs that push data to the source;
+    `pushers_refused` counts the connections that were refused as one, by the code.
     """
 
     sdk: str = ""
@@ -54,6 +55,7 @@ class Health(NamedTuple):
     trading_day: bool | None = None
     times: Mapping[str, Delays] = {}
     pushers: Sequence[PusherState] = ()
+    pushers_refused: Mapping[str, int] = {}
 
 
 def by_kind(kinds: frozenset[Kind]) -> dict[str, str]:

@@ -44,6 +44,7 @@ def families() -> list[Metric]:
         None,
         (AccountState("******0365", "STOCK", "up"),),
         (PusherState("desk", "up"),),
+        {"forbidden": 0},
         {"SH": 0.1},
         dict.fromkeys(("published", "unwanted", "failed_calls", "unencodable", "refused", "unkept"), 0),
         dict.fromkeys(

@@ -545,9 +545,11 @@ class Bridge:
         self.wanted = {}
         self.jobs = deque()  # Generators that call the terminal, a piece at a time.
         self.context = context
-        # Trade events by account and identity: the newest, which each connection gets again, and those that it has got.
+        # Trade events by account and identity: the newest, which each connection gets again.
         self.recent = OrderedDict()
-        self.told = set()
+        # Identities that this connection has got, by account: since its newest list, and from the list before to that
+        # one. What the terminal lists no more, such as the positions of earlier fills, is forgotten.
+        self.told = {}
         self.listing = False
         self.errors = 0
         self.born = int(time.time() * 1000)
@@ -735,7 +737,9 @@ class Bridge:
             print(f"[QMT Bridge] 已连接 {HOST}:{PORT}，名字 {NAME}，资金账号 {len(self.accounts)} 个")
             # What is older than two days the feeder might have forgotten, and would refuse.
             oldest = int(time.time() * 1000) - 2 * 24 * 3600 * 1000
-            self.told = set(self.recent)
+            self.told = {}
+            for account, identity in self.recent:
+                self.told.setdefault(account, (set(), set()))[0].add(identity)
             for key, line in self.recent.items():
                 if line["time"] > oldest:
                     self.put(("trade", key), line)
@@ -1087,6 +1091,8 @@ class Bridge:
         changes = f"{len(orders)}.{len(fills)}"
         for item in lists["account"][:1]:
             self.publish(account, "asset", asset_event(item, account, kind, day, changes))
+        newer, _ = self.told.get(account, (set(), set()))
+        self.told[account] = (set(), newer)
 
     def query(self, account, kind, what):
         return list(self.call("get_trade_detail_data", account, kind, what) or ())
@@ -1095,9 +1101,11 @@ class Bridge:
         """Queue a trade event, unless one of this identity was queued before."""
         identity, data = identified
         key = (account, identity)
-        if key in self.told:
+        newer, older = self.told.setdefault(account, (set(), set()))
+        is_told = identity in newer or identity in older
+        newer.add(identity)
+        if is_told:
             return
-        self.told.add(key)
         if found:
             data["recovered"] = True
         line = {

@@ -10,7 +10,7 @@ from typing import ClassVar
 from unittest import SkipTest
 
 from feeder.conformance import records
-from feeder.conformance.run import Run, require
+from feeder.conformance.run import NotStarted, Run, require
 from feeder.conformance.sink import is_among
 from feeder.source import DownloadRequest, Source
 from feeder.sources.installed import lacks
@@ -44,6 +44,8 @@ class SourceConformance:
     quiet_seconds: ClassVar[float] = 1.0
     # Times that the limits of calls are longer, for a machine that does much else.
     slowness: ClassVar[float] = 1.0
+    # Why the source has not started under an earlier check of this object, which has then waited a minute.
+    _not_started = ""
 
     # -- What a subclass says
 
@@ -272,7 +274,13 @@ class SourceConformance:
 
     @contextmanager
     def _running(self, past: Sequence[TradeEvent] = ()) -> Iterator[Run]:
-        run = Run(self.make_source(), self.seconds, past, self.slowness)
+        if self._not_started:
+            raise SkipTest(f"not run, since {self._not_started}")
+        try:
+            run = Run(self.make_source(), self.seconds, past, self.slowness)
+        except NotStarted as exc:
+            self._not_started = str(exc)
+            raise
         try:
             yield run
         except BaseException:

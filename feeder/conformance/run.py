@@ -31,13 +31,17 @@ def require(condition: object, said: str) -> None:
         raise AssertionError(said)
 
 
+class NotStarted(AssertionError):
+    """The source was not up within the time of a start."""
+
+
 class Run:
     """A source from its start to its close."""
 
     def __init__(self, source: Source, seconds: float, past: Sequence[TradeEvent] = (), slowness: float = 1.0) -> None:
         """Start `source`; what has to come comes within `seconds`, and `past` are the events of the journal.
 
-        The limits of calls are `slowness` times the usual ones.
+        The limits of calls are `slowness` times the usual ones. Raise `NotStarted` if the start takes too long.
         """
         self.source = source
         self._slowness = slowness
@@ -51,17 +55,20 @@ class Run:
         self._before.add(self._thread)
         self._jobs = 0
         try:
-            self.call("start", START_SECONDS, self.sink)
+            self.call("start", START_SECONDS, self.sink, late=NotStarted)
             self.until(
-                lambda: any(state == "up" for state, *_ in self.sink.states), "the state is not up", START_SECONDS
+                lambda: any(state == "up" for state, *_ in self.sink.states),
+                "the state is not up",
+                START_SECONDS,
+                late=NotStarted,
             )
         except BaseException:
             with suppress(AssertionError):
                 self.close()
             raise
 
-    def call(self, name: str, seconds: float, *arguments: object) -> Any:
-        """Return what a method of the source returns; fail if it does not return within `seconds`."""
+    def call(self, name: str, seconds: float, *arguments: object, late: type[AssertionError] = AssertionError) -> Any:
+        """Return what a method of the source returns; raise `late` if it does not return within `seconds`."""
         done: queue.SimpleQueue[tuple[object, BaseException | None]] = queue.SimpleQueue()
 
         def make() -> None:
@@ -74,9 +81,12 @@ class Run:
         try:
             answer, error = done.get(timeout=seconds)
         except queue.Empty:
-            raise AssertionError(f"{name} has not returned within {seconds:g} s") from None
-        if error is not None:
+            raise late(f"{name} has not returned within {seconds:g} s") from None
+        if isinstance(error, Exception):
             raise error
+        if error is not None:
+            # A SystemExit, say, would end the checks too.
+            raise AssertionError(f"{name} raises {type(error).__name__}: {error}") from error
         return answer
 
     def subscribe(self, topic: Topic) -> None:
@@ -112,13 +122,21 @@ class Run:
         except Exception as exc:
             raise AssertionError(f"{name} raises {type(exc).__name__}: {exc}") from exc
 
-    def until(self, condition: Callable[[], object], said: str, seconds: float | None = None) -> None:
-        """Wait for what has to come; fail with `said` if it does not, and at once with what the sink has found."""
+    def until(
+        self,
+        condition: Callable[[], object],
+        said: str,
+        seconds: float | None = None,
+        *,
+        late: type[AssertionError] = AssertionError,
+    ) -> None:
+        """Wait for what has to come, or raise `late` with `said`; fail at once with what the sink has found."""
         limit = self.seconds if seconds is None else seconds
         came = self.sink.wait(lambda: self.sink.faults or condition(), limit)
         self.check()
         state = f" (its state is {self.sink.states[-1]})" if self.sink.states else ""
-        require(came, f"{said} within {limit:g} s{state}")
+        if not came:
+            raise late(f"{said} within {limit:g} s{state}")
 
     def serve(self, topic: Topic) -> None:
         """Subscribe a topic and wait until the source has accepted it, or published on it."""

@@ -83,7 +83,7 @@ class Exporter(Collector):
             hops.add_metric([hop], delays.buckets(), delays.total)
         yield hops
         yield from self._work(numbers)
-        yield from of_pushers(numbers.pushers)
+        yield from of_pushers(numbers.pushers, numbers.pushers_refused)
         yield from of_store(numbers.store)
         yield from of_alerts(numbers.alerts)
 

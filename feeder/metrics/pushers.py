@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -16,8 +16,17 @@ _COUNTED = {
 }
 
 
-def of_pushers(pushers: Sequence[PusherState]) -> Iterator[Metric]:
-    """Yield the metrics of the pushers by their names; none if there are none."""
+def of_pushers(pushers: Sequence[PusherState], refused: Mapping[str, int]) -> Iterator[Metric]:
+    """Yield the metrics of the pushers by their names, and of the connections that were refused by their codes.
+
+    None of a source without pushers.
+    """
+    if refused:
+        text = "Connections that were refused before they were a pusher's, by the code."
+        counted = CounterMetricFamily(f"{PREFIX}connections_refused", text, labels=["code"])
+        for code, count in refused.items():
+            counted.add_metric([code], count)
+        yield counted
     if not pushers:
         return
     connected = GaugeMetricFamily(f"{PREFIX}connected", "1 while a pusher is connected.", labels=["pusher"])

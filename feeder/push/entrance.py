@@ -17,6 +17,7 @@ from feeder.push.conflation import Conflation
 from feeder.push.identities import WINDOW_MS, Identities
 from feeder.push.message import ID_CHARACTERS, BadLine
 from feeder.push.route import Route, encoded
+from feeder.push.snapshots import Unfinished
 from feeder.push.standing import Standing
 from feeder.source import Sink
 from qmt_bridge.system import clock
@@ -52,6 +53,8 @@ class Entrance:
         self._sink = sink
         self._on_waiting = on_waiting
         self._waiting = Conflation()
+        # What the pushers have begun.
+        self.unfinished = Unfinished()
         self._window_ms = window_ms
         self._identities = Identities(window_ms)
         self._is_restored = False
@@ -80,7 +83,8 @@ class Entrance:
             self._left -= 1
         elif route.may_wait:
             if self._waiting.size or not self._has_room():
-                if self._waiting.is_full:
+                if not self._waiting.has_room(route.count(body)):
+                    # A body that is larger than all that may wait goes directly, once nothing waits.
                     return False
                 standing.conflated += self._waiting.put(route, body, received_ns)
                 self._on_waiting()

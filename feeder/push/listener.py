@@ -58,6 +58,8 @@ class Listener:
         self._socket, self.address = _bind(config.push_addr)
         self._users = ThreadPoolExecutor(2, "push-user")
         self._refused = Refusals()
+        # Connections that were refused for their user; read by other threads.
+        self.forbidden = 0
         self._owner: Owner
         self._certificate: Certificate | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -184,6 +186,7 @@ class Listener:
             reason = f"{_UNTOLD}: set push_key, and send it in the hello"
         else:
             reason = "another user of this machine connects: set push_key, and send it in the hello"
+        self.forbidden += 1
         self._tell("a connection", reason)
         return reason
 

@@ -92,7 +92,10 @@ def read_permits(setting: Iterable[str]) -> Permits:
         if not _NAME.fullmatch(name) or len(rest) not in (1, 2):
             raise ConfigError("pushers", f"expected {_FORM}, got {text[:100]!r}")
         kinds = _kinds(rest[0].split("+"), text)
-        markets = _markets(rest[1].split("+"), text) if rest[1:] and rest[1] else None
+        markets = _markets(rest[1].split("+"), text) if rest[1:] else None
+        if markets is not None and OF_MARKETS.isdisjoint(kinds):
+            only = " ".join(sorted(OF_MARKETS))
+            raise ConfigError("pushers", f"{text[:100]!r}: only {only} have markets, expected {name}:{rest[0]}")
         ours = found.setdefault(name, {})
         for kind in kinds:
             before = ours.get(kind, frozenset())
@@ -149,6 +152,8 @@ def _kinds(words: Sequence[str], text: str) -> list[Kind]:
 
 
 def _markets(words: Sequence[str], text: str) -> frozenset[str]:
+    if words == [""]:
+        raise ConfigError("pushers", f"{text[:100]!r}: expected markets such as SF+DF, or no colon for all of them")
     unknown = next((word for word in words if word not in MARKETS), None)
     if unknown is not None:
         raise ConfigError("pushers", f"{text[:100]!r}: there is no market {unknown[:20]!r}")

@@ -86,7 +86,7 @@ class Pusher:
         self._routes: dict[bytes, Route] = {}
         self._route_bytes = 0
         # Snapshots that have not ended; topics whose snapshot has come, and those whose snapshot was too large.
-        self._snapshots = Snapshots()
+        self._snapshots = Snapshots(entrance.unfinished)
         self._begun: set[Topic] = set()
         self._too_large: set[Topic] = set()
 
@@ -110,6 +110,10 @@ class Pusher:
         self._snapshots.drop(topic)
         self._begun.discard(topic)
         self._too_large.discard(topic)
+
+    def close(self) -> None:
+        """Forget what has not ended."""
+        self._snapshots.clear()
 
     def served(self, spelled: bytes) -> Route:
         """Return the route of a topic that the pusher names; raise `BadLine` for one that it does not serve."""

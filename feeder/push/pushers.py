@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from feeder.push.connection import Connection
@@ -57,8 +57,14 @@ FLUSH_SECONDS = 0.002
 HISTORY_SECONDS = 55.0
 # Seconds after a hello before topics that no pusher serves are refused: another one may be about to connect.
 DECIDE_SECONDS = 2.0
+# Topics of the whole demand that are told or refused before another connection has its turn: some 5 ms.
+DEMAND_TOPICS = 500
 # Changes of the state that are told in a second: each is a heartbeat, a line of the log, and a notice to all clients.
 CHANGES_A_SECOND = 20
+# Codes with which a connection is refused.
+REFUSALS = ("bad_request", "forbidden", "taken", "unsupported")
+# Topics as they are subscribed.
+Topics = Sequence[tuple[Topic, TopicParts]]
 # What is lacking for a kind of topics.
 _UNSERVED = "no pusher that is connected serves it"
 _NS_PER_MS = 1_000_000
@@ -98,6 +104,8 @@ class Pushers:
         self._telling: asyncio.TimerHandle | None = None
         self._accounts: list[AccountState] = []
         self._refused = Refusals()
+        # Connections that were refused, by the code; read by other threads, so that no code is added.
+        self.connections_refused = dict.fromkeys(REFUSALS, 0)
         # Comings and goings that may be logged at once, and how many were not logged.
         self._logged = Budget(CHANGES_A_SECOND)
         self._unlogged = 0
@@ -163,6 +171,11 @@ class Pushers:
     def history(self, number: int, topic: Topic, parts: TopicParts, day_ms: int) -> None:
         """Ask the pusher that serves a topic for what there was of it on a day."""
         pusher = self._pushers.get(self._told.get(topic, ""))
+        if pusher is None and topic in self._wanted:
+            pusher = self._server_of(parts)
+            if pusher is not None:
+                # It is told in a later turn otherwise, and the question would precede the subscription.
+                self._tell_wanted(pusher, topic, parts)
         if pusher is None or not pusher.has_history:
             reason = "its pusher is not connected" if pusher is None else f"the pusher {pusher.name} has no history"
             code: ErrorCode = "upstream_unavailable" if pusher is None else "upstream_refused"
@@ -254,14 +267,13 @@ class Pushers:
         self._show()
         self._log(logging.INFO, f"pusher {hello.name} is connected: {hello}")
         connection.send(told("welcome", protocol=PROTOCOL, epoch=self._epoch, silence=SILENCE_SECONDS))
-        for topic, parts in self._wanted.items():
-            if topic not in self._told and offer.serves(parts):
-                self._tell_wanted(pusher, topic, parts)
+        self._go_through(list(self._wanted), partial(self._tell_demand, pusher))
         self._tell_state()
         if self._deciding is None:
             self._deciding = self._loop.call_later(DECIDE_SECONDS, self._decide)
 
     def _refuse(self, connection: Connection, code: str, reason: str, name: str = "") -> None:
+        self.connections_refused[code] += 1
         connection.end(told("refused", code=code, error=reason[:300]))
         untold = self._refused.note(f"hello {code}".encode(), clock.monotonic())
         if untold is not None:
@@ -272,6 +284,7 @@ class Pushers:
     def _leave(self, pusher: Pusher, *, bye: bool) -> None:
         del self._pushers[pusher.name]
         del self._by_connection[pusher.connection]
+        pusher.close()
         if bye:
             self._log(logging.INFO, f"pusher {pusher.name} says bye")
         else:
@@ -382,18 +395,45 @@ class Pushers:
         serves = any(each.offer is not None and each.offer.serves(parts) for each in absent)
         return serves or (not self._pushers and not absent) or self._deciding is not None
 
+    def _go_through(self, topics: Sequence[Topic], do: Callable[[Topics], None], begin: int = 0) -> None:
+        """Do something with those of `topics` that are wanted and not told, a piece in each turn of the loop."""
+        end = begin + DEMAND_TOPICS
+        # Some of them may have been left since, or left, subscribed again and told.
+        do(
+            [
+                (each, self._wanted[each])
+                for each in topics[begin:end]
+                if each in self._wanted and each not in self._told
+            ]
+        )
+        if end < len(topics):
+            self._loop.call_soon(self._go_through, topics, do, end)
+
+    def _tell_demand(self, pusher: Pusher, topics: Topics) -> None:
+        if self._pushers.get(pusher.name) is pusher:
+            lines = [self._begin(pusher, topic, parts) for topic, parts in topics if pusher.offer.serves(parts)]
+            pusher.connection.send(b"".join(lines))
+
     def _tell_wanted(self, pusher: Pusher, topic: Topic, parts: TopicParts) -> None:
+        pusher.connection.send(self._begin(pusher, topic, parts))
+
+    def _begin(self, pusher: Pusher, topic: Topic, parts: TopicParts) -> bytes:
+        """Note that a pusher is told a topic; return the line."""
         self._told[topic] = pusher.name
         pusher.forget(topic)
-        pusher.connection.send(told("subscribe", topic=spell(parts)))
+        return told("subscribe", topic=spell(parts))
 
     def _decide(self) -> None:
         """Refuse the topics that no pusher serves."""
         if self._deciding is not None:
             self._deciding.cancel()
             self._deciding = None
-        for topic, parts in self._wanted.items():
-            if topic not in self._told and not self._may_come(parts):
+        self._go_through(list(self._wanted), self._refuse_demand)
+
+    def _refuse_demand(self, topics: Topics) -> None:
+        for topic, parts in topics:
+            # What a pusher is told in a later turn is served.
+            if self._server_of(parts) is None and not self._may_come(parts):
                 self._refuse_unserved(topic, parts)
 
     def _refuse_unserved(self, topic: Topic, parts: TopicParts) -> None:

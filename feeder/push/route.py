@@ -59,6 +59,12 @@ class Route:
             return {"status": "error", "type": "error", "code": "upstream_refused", "error": "failed", **data}
         return data
 
+    def count(self, body: dict[str, Any]) -> int:
+        """Return how many versions a body has."""
+        if self.kind is Kind.WHOLE:
+            return len(body)
+        return len(body[self.code]) if self.versions == "bar" else 1
+
     def split(self, body: dict[str, Any]) -> Iterator[Version]:
         """Yield the versions that a body has."""
         if self.kind is Kind.WHOLE:

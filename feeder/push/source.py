@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Part of the two seconds that `close` may take.
 CLOSE_SECONDS = 1.5
+# Calls of the feeder that are made before another connection has its turn: some 5 ms.
+TURN_CALLS = 500
 _DAY_MS = 24 * 3600 * 1000
 
 
@@ -121,7 +123,11 @@ class PushSource:
 
     def health(self) -> Health:
         """Return the pushers (see `Source`)."""
-        return Health() if self._pushers is None else Health(pushers=self._pushers.listed)
+        if self._pushers is None:
+            return Health()
+        refused = dict(self._pushers.connections_refused)
+        refused["forbidden"] += self._listener.forbidden
+        return Health(pushers=self._pushers.listed, pushers_refused=refused)
 
     def hung(self) -> str | None:
         """Return why the thread has ended, if it has."""
@@ -142,13 +148,18 @@ class PushSource:
 
     def _take_calls(self) -> None:
         self._woken = False
-        while self._calls:
+        for _ in range(TURN_CALLS):
+            if not self._calls:
+                return
             call = self._calls.popleft()
             try:
                 call()
             except Exception:
                 # One call costs no other one.
                 logger.exception("a call of the feeder failed")
+        if self._calls and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._take_calls)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -71,7 +71,8 @@ def make(name: str, config: Config) -> Source:
     logger.info("source %s is imported", offer)
     try:
         factory = offer.point.load()
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
+        # A KeyboardInterrupt too: that of a package cannot be told from the user's, and either ends the command.
         raise ConfigError("source", f"{offer} cannot be imported: {_told(exc)}") from exc
     if not callable(factory):
         raise ConfigError("source", f"{offer} is no source: {offer.point.value} cannot be called")
@@ -81,7 +82,7 @@ def make(name: str, config: Config) -> Source:
     except ConfigError:
         # Of its settings.
         raise
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         raise ConfigError("source", f"{offer} cannot be made: {_told(exc)}") from exc
     if lack:
         raise ConfigError("source", f"{offer} is no source: {lack}")

@@ -540,3 +540,21 @@ def test_a_backtest_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert strategy.BRIDGE is None
     assert "回测" in capsys.readouterr().out
+
+
+def test_what_a_connection_was_told_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = loaded()
+    bridge = strategy.Bridge(SimpleNamespace(), [(ACCOUNT, "STOCK")])
+    bridge.phase = "up"
+    # The identity of an asset has the number of changes; an order stays in the list.
+    monkeypatch.setattr(strategy, "asset_event", lambda item, *_: (f"asset/{item}", {}))
+    monkeypatch.setattr(strategy, "order_event", lambda item, *_: (f"order/{item}", {}))
+    monkeypatch.setattr(strategy, "words", lambda *_: "")
+
+    for number in range(100):
+        lists = {"account": [number], "order": ["A"], "deal": [], "position": []}
+        bridge.publish_lists(ACCOUNT, "STOCK", lists, "20261130")
+
+    sent = [json.loads(strategy.encode(line))["event"] for line in bridge.waiting.values()]
+    assert (sent.count("asset"), sent.count("order")) == (100, 1)
+    assert sum(len(each) for told in bridge.told.values() for each in told) <= 4

@@ -157,11 +157,16 @@ class Asked(Part):
 
 def test_condition_is_that_of_all_sources() -> None:
     pusher = PusherState("ctp", "up", None, 1, (), (), (), 0, 0, 0, None)
-    first = Asked(Health(pushers=(pusher,)), None, {"quote": "none is connected"}, lossless=False)
+    first = Asked(
+        Health(pushers=(pusher,), pushers_refused={"taken": 0, "forbidden": 2}),
+        None,
+        {"quote": "none is connected"},
+        lossless=False,
+    )
     sdk = Health("240613.1.0", "subscribe_quote", 1.5, True, {"connect": Delays()})
     last = Asked(sdk, "connect does not return", {"quote": "", "l2": ""}, lossless=True)
     both = Composite("first+last", [Member(cast(Source, each), lambda parts: True) for each in (first, last)])
-    assert both.health() == sdk._replace(pushers=[pusher])
+    assert both.health() == sdk._replace(pushers=[pusher], pushers_refused={"taken": 0, "forbidden": 2})
     assert both.hung() == "connect does not return"
     assert both.capabilities() == {"quote": "none is connected", "l2": ""}
     assert (both.upstream(), both.lossless, both.simulated) == (4, True, False)

@@ -77,6 +77,10 @@ def test_pushers_are_counted_by_their_names(feeder: Feeder, metrics: Metrics) ->
     assert isinstance(source, HandDriven)
     assert not any("push_" in name for name in scrape(metrics))
     here = PusherState("desk", "stale", records=9, refused=2, conflated=1, silent=0.5)
+    source.condition = Health(pushers_refused={"taken": 0, "forbidden": 3})
+    found = {name: value for name, value in scrape(metrics).items() if "push_" in name}
+    refused = "qmt_bridge_push_connections_refused_total"
+    assert found == {f"{refused}{{code=taken}}": 0, f"{refused}{{code=forbidden}}": 3}
     source.condition = Health(pushers=[here, PusherState("ctp", "down")])
     found = {name: value for name, value in scrape(metrics).items() if "push_" in name}
     assert found == {

@@ -13,6 +13,7 @@ from unittest import SkipTest
 import pytest
 
 from feeder.conformance import SourceConformance, run
+from feeder.conformance import __main__ as command
 from feeder.conformance import checks as checks_module
 from feeder.source import DownloadRequest, Health, Sink, Source, by_kind
 from qmt_bridge.errors import ErrorCode, Refused
@@ -401,6 +402,30 @@ def test_a_source_that_breaks_a_rule_fails(
         getattr(checked, f"test_{check}")()
     assert not isinstance(caught.value, SkipTest)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [("start", "start has not returned within 0.2 s"), ("work", "the state is not up within 0.2 s")],
+)
+def test_after_a_start_that_hangs_no_check_starts_again(
+    method: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "START_SECONDS", 0.2)
+    monkeypatch.setattr(run, "AT_ONCE", 0.2)
+    starts = []
+
+    def hang(self: Model, *_: object) -> None:
+        starts.append(self)
+        threading.Event().wait()
+
+    checked = type("Checked", (ModelConformance,), {"made": spoiled(**{method: hang}, close=lambda _: None)})()
+    command.run(checked)
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert told["its session is up after the start"] == f"FAILED: {said}"
+    assert told["it is a source"] == told["it may be closed before its start"] == "ok"
+    assert told["a topic is served and published"] == f"skipped: not run, since {said}"
+    assert len(starts) == 1
 
 
 def test_each_check_has_a_source_that_fails_it() -> None:

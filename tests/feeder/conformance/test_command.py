@@ -42,6 +42,19 @@ def test_each_check_of_an_installed_source_is_told(tmp_path: Path) -> None:
     assert told["what it cannot serve is refused"] == "skipped: no topic is named that this source refuses"
 
 
+def test_a_start_that_raises_is_told_and_leaves_no_wait(tmp_path: Path) -> None:
+    # The interpreter would wait for this thread, which is no daemon.
+    made = "def __init__(self, config):\n        threading.Thread(target=threading.Event().wait).start()\n"
+    text = program().replace("def __init__(self, config):\n", made)
+    install(tmp_path, text.replace("        self._thread.start()\n", "        raise SystemExit(3)\n"))
+    code, lines = check(tmp_path, "demo", "--seconds", "1")
+    told = dict(line.split(": ", 1) for line in lines)
+    assert code == 1
+    assert told["its session is up after the start"] == "FAILED: start raises SystemExit: 3"
+    assert told["it is a source"].startswith("FAILED: the constructor starts threads")
+    assert told["it may be closed before its start"] == "ok"
+
+
 def test_a_source_or_topic_that_does_not_exist_is_told(tmp_path: Path) -> None:
     install(tmp_path)
     assert check(tmp_path, "ctp") == (

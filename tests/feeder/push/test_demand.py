@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from feeder.push import pushers
+from feeder.push import pushers, source
+from feeder.push.message import Hello
 from feeder.source import DownloadRequest
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import FormulaSpec, Kind, Topic, TopicParts, formula_topic, parse_topic
 from tests.support.push_feeder import QUOTE, Desk, desk
 from tests.support.pusher import CODE, SPOKEN
+from tests.support.rig import DEADLINE
 
 FORMULA = formula_topic(FormulaSpec("MA", CODE, params={"N1": 5}))
 L2 = "l2/600519.SH/10/"
@@ -271,3 +276,144 @@ def test_a_pusher_that_does_not_read_is_cut_off(running: Desk, monkeypatch: pyte
     for number in range(60):
         consumer.want(formula_topic(FormulaSpec("MA", CODE, params={"N": "x" * 3500, "M": number})))
     consumer.status(state="down", reason="pusher_gone")
+
+
+class Noted:
+    """A connection of a pusher that keeps what is sent, and a sink that keeps what is refused."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.refused: list[Topic] = []
+        self.asked: list[int] = []
+
+    def send(self, lines: bytes) -> None:
+        self.lines += lines.splitlines()
+
+    def refuse(self, topic: Topic, *_: str) -> None:
+        self.refused.append(topic)
+
+    def refuse_history(self, number: int, *_: str) -> None:
+        self.asked.append(number)
+
+    def ignore(self, *_: object, **__: object) -> None:
+        """What these tests do not look at."""
+
+    def silent(self, _: float) -> float:
+        return 0.0
+
+    welcomed = end = set_state = set_accounts = ignore
+
+    def told(self) -> list[tuple[str, str]]:
+        """Return type and code of each line about a topic."""
+        read = [json.loads(each) for each in self.lines]
+        return [(each["type"], each["topic"]["code"]) for each in read if "topic" in each]
+
+
+CODES = ["600000.SH", "600001.SH", "600002.SH", "600003.SH"]
+
+
+def quote_of(code: str) -> tuple[Topic, TopicParts]:
+    topic = Topic(f"quote/{code}/tick/")
+    return topic, parse_topic(topic)
+
+
+async def turns() -> None:
+    for _ in range(2 * len(CODES)):
+        await asyncio.sleep(0)
+
+
+async def admitted(monkeypatch: pytest.MonkeyPatch, *, history: bool = False) -> tuple[pushers.Pushers, Noted]:
+    """Return pushers of which one has said hello, and was told the first topic of four."""
+    monkeypatch.setattr(pushers, "DEMAND_TOPICS", 1)
+    noted: Any = Noted()
+    found = pushers.Pushers(noted, {}, "", 1)
+    found._loop = asyncio.get_running_loop()
+    for code in CODES:
+        found.subscribe(*quote_of(code))
+    found.take(noted, Hello(protocol=1, name="desk", kinds=["quote"], history=history))
+    assert noted.told() == [("subscribe", CODES[0])]
+    return found, noted
+
+
+def test_a_large_demand_is_told_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        _, noted = await admitted(monkeypatch)
+        await asyncio.sleep(0)
+        assert noted.told() == [("subscribe", code) for code in CODES[:2]]
+        await turns()
+        assert noted.told() == [("subscribe", code) for code in CODES]
+
+    asyncio.run(go())
+
+
+def test_changes_between_two_pieces_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        found, noted = await admitted(monkeypatch)
+        # One that was told is left; one that was not; and one that was not comes back.
+        found.unsubscribe(*quote_of(CODES[0]))
+        found.unsubscribe(*quote_of(CODES[1]))
+        found.unsubscribe(*quote_of(CODES[2]))
+        found.subscribe(*quote_of(CODES[2]))
+        await turns()
+        assert noted.told() == [
+            ("subscribe", CODES[0]),
+            ("unsubscribe", CODES[0]),
+            ("subscribe", CODES[2]),
+            ("subscribe", CODES[3]),
+        ]
+
+    asyncio.run(go())
+
+
+def test_a_pusher_that_is_gone_is_told_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        found, noted = await admitted(monkeypatch)
+        found.lost(noted)
+        await turns()
+        assert noted.told() == [("subscribe", CODES[0])]
+        assert found.upstream == 0
+
+    asyncio.run(go())
+
+
+def test_what_is_told_later_is_not_refused_as_unserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        found, noted = await admitted(monkeypatch)
+        unserved, parts = Topic(L2), parse_topic(L2)
+        found.subscribe(unserved, parts)
+        # All of the demand is looked at while three topics are untold.
+        monkeypatch.setattr(pushers, "DEMAND_TOPICS", 100)
+        found._decide()
+        await turns()
+        assert noted.refused == [unserved]
+
+    asyncio.run(go())
+
+
+def test_a_history_is_asked_after_its_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        found, noted = await admitted(monkeypatch, history=True)
+        topic, parts = quote_of(CODES[3])
+        found.history(7, topic, parts, 0)
+        assert noted.told() == [("subscribe", CODES[0]), ("subscribe", CODES[3]), ("history", CODES[3])]
+        await turns()
+        assert noted.told().count(("subscribe", CODES[3])) == 1
+        assert noted.asked == []
+
+    asyncio.run(go())
+
+
+def test_many_calls_of_the_feeder_are_made_in_turns(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "TURN_CALLS", 1)
+    turns_done: list[int] = []
+    loop, done = running.push._loop, threading.Event()
+
+    def hand_over() -> None:
+        # On the loop, so that all are there before the first one is made.
+        running.push._hand_over(lambda: loop.call_soon(turns_done.append, 0))
+        running.push._hand_over(lambda: turns_done.append(1))
+        running.push._hand_over(done.set)
+
+    loop.call_soon_threadsafe(hand_over)
+    assert done.wait(DEADLINE)
+    assert turns_done == [0, 1]

@@ -68,6 +68,8 @@ def test_a_hello_is_refused(running: Desk, fields: dict[str, Any], code: str) ->
     refused = pusher.hello(**fields)
     assert (refused["type"], refused["code"]) == ("refused", code)
     assert KEY not in json.dumps(refused)
+    counted = running.push.health().pushers_refused
+    assert (counted[code], sum(counted.values())) == (1, 1)
     assert pusher.line() is None
 
 

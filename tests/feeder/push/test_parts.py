@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +18,7 @@ from feeder.push.lines import Budget, Lines
 from feeder.push.message import BadLine, Hello, History
 from feeder.push.offer import BadHello, Offer, read_offer, read_permits
 from feeder.push.route import Route
-from feeder.push.snapshots import Snapshots
+from feeder.push.snapshots import Snapshots, Unfinished
 from feeder.push.spoken import read_topic, spell
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import encode
@@ -118,6 +121,22 @@ def test_a_setting_that_is_malformed_is_told(text: str) -> None:
         read_permits([text])
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ctp:quote:", "expected markets such as SF+DF, or no colon for all of them"),
+        ("ctp:trade:SH", "only formula l2 quote whole have markets, expected ctp:trade"),
+        ("ctp:trade+download:SH+SZ", "only formula l2 quote whole have markets, expected ctp:trade+download"),
+    ],
+)
+def test_markets_that_would_have_no_effect_are_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_permits(["desk:l2", text])
+    assert str(raised.value) == f"pushers: '{text}': {told}"
+    # Beside a kind with markets it has an effect.
+    assert read_permits(["ctp:quote+trade:SH"])["ctp"].markets == {Kind.QUOTE: frozenset(("SH",)), Kind.TRADE: None}
+
+
 def route(topic: str) -> Route:
     return Route(topic, parse_topic(topic))  # type: ignore[arg-type]
 
@@ -146,8 +165,48 @@ def test_values_of_other_bars_wait_beside_each_other() -> None:
     assert len(waiting) == 3
 
 
+@pytest.mark.parametrize(
+    ("topic", "lines"),
+    [
+        ("quote/600519.SH/1m/", [[{"time": number} for number in range(20_000)]]),
+        ("quote/600519.SH/1m/", [[{"time": f"{number:0500d}"} for number in range(2000)]]),
+        ("whole/SH/", [{f"{number:06d}.SH": {} for number in range(20_000)}]),
+        (FORMULA, [{"timelist": list(range(begin, begin + 5000))} for begin in range(50)]),
+    ],
+)
+def test_the_size_is_at_least_the_memory_that_is_taken(topic: str, lines: list[Any]) -> None:
+    waiting, each = Conflation(), route(topic)
+    bodies = [encode(each.body(data)) for data in lines]
+    # What an empty one takes is not counted.
+    waiting.put(route("quote/600519.SH/tick/"), {"600519.SH": [{}]}, 1)
+    count = 1
+    tracemalloc.start()
+    try:
+        for encoded in bodies:
+            # As it comes: each record is an object of its own, and so is its time.
+            body = msgspec.json.decode(encoded)
+            waiting.put(each, body, 1)
+            count += each.count(body)
+        del body
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(waiting) == count
+    assert taken <= waiting.size <= 3 * taken
+
+
+def test_tiny_records_have_room_by_their_number() -> None:
+    waiting, market = Conflation(limit=100_000), route("whole/SH/")
+    assert waiting.has_room(100)
+    assert not waiting.has_room(300)
+    waiting.put(market, {f"{number:06d}.SH": {} for number in range(100)}, 1)
+    assert waiting.has_room(50)
+    assert not waiting.has_room(150)
+
+
 def test_a_snapshot_is_that_of_all_its_parts() -> None:
-    found, market, other = Snapshots(), Topic("whole/SH/"), Topic("whole/SZ/")
+    found, market, other = Snapshots(Unfinished()), Topic("whole/SH/"), Topic("whole/SZ/")
     assert found.add(market, {"600000.SH": {"a": 1}, "600001.SH": {"a": 1}}, 10)
     assert found.add(other, {"000001.SZ": {"a": 1}}, 10)
     assert found.add(market, {"600001.SH": {"a": 2}}, 10)
@@ -164,7 +223,8 @@ def test_a_snapshot_is_that_of_all_its_parts() -> None:
 def test_snapshots_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "SNAPSHOT_BYTES", 100)
     monkeypatch.setattr(snapshots, "SNAPSHOTS_BYTES", 150)
-    found, one, other = Snapshots(), Topic("whole/SH/"), Topic("whole/SZ/")
+    monkeypatch.setattr(snapshots, "_OVERHEAD", 0)
+    found, one, other = Snapshots(Unfinished()), Topic("whole/SH/"), Topic("whole/SZ/")
     assert found.add(one, {"600000.SH": {}}, 100)
     assert found.add(other, {"000001.SZ": {}}, 50)
     assert not found.add(other, {"000001.SZ": {}}, 1)
@@ -173,6 +233,38 @@ def test_snapshots_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch)
     assert found.add(other, {"000001.SZ": {}}, 50)
     assert not found.add(one, {"600000.SH": {}}, 1)
     assert found.add(other, {"000001.SZ": {}}, 50)
+
+
+def test_snapshots_of_all_pushers_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "ALL_BYTES", 1000)
+    unfinished, topic, ticks = Unfinished(), Topic("whole/SH/"), {"600000.SH": {}}
+    first, second, third = (Snapshots(unfinished) for _ in range(3))
+    assert first.add(topic, ticks, 200)
+    assert second.add(topic, ticks, 200)
+    assert not third.add(topic, ticks, 1)
+    assert third.take(topic) == {}
+    assert encode(first.take(topic)) == b'{"600000.SH":{}}'
+    assert third.add(topic, ticks, 200)
+    assert not first.add(topic, ticks, 1)
+    # What has come before counts no more, nor does what a pusher had begun that has gone.
+    assert not second.add(topic, ticks, 500)
+    third.clear()
+    assert unfinished.size == 0
+
+
+def test_tiny_ticks_of_a_snapshot_count_their_memory() -> None:
+    unfinished, topic = Unfinished(), Topic("whole/SH/")
+    found = Snapshots(unfinished)
+    tracemalloc.start()
+    try:
+        for begin in range(0, 20_000, 1000):
+            line = encode({f"{number:06d}.SH": {} for number in range(begin, begin + 1000)})
+            assert found.add(topic, msgspec.json.decode(line), len(line))
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken <= unfinished.size <= 2 * taken
 
 
 def test_histories_have_a_bound_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 from feeder.push import pushers, snapshots
 from tests.support.push_feeder import QUOTE, Desk, desk
 from tests.support.pusher import ACCOUNT, CODE, KEY, SPOKEN
+from tests.support.waiting import wait_for
 
 WHOLE = "whole/SH/"
 MARKET = {"kind": "whole", "code": "SH"}
@@ -134,7 +135,8 @@ def test_error_lines_are_few_and_all_are_counted(running: Desk) -> None:
     pusher = running.pusher()
     pusher.raw(b"garbage\n" * 1000)
     pusher.until("error")
-    consumer.until(lambda: consumer.status()["pushers"][0]["refused"] == 1000)
+    # The first heartbeat may be one of before the hello, without a pusher.
+    consumer.until(lambda: [each["refused"] for each in consumer.status()["pushers"]] == [1000])
     pusher.say({"type": "bye"})
     lines = 1
     while (line := pusher.line()) is not None and line["type"] == "error":
@@ -193,6 +195,18 @@ def test_a_topic_with_too_large_a_snapshot_is_refused(running: Desk, monkeypatch
     pusher.until("subscribe")
     pusher.push({"600003.SH": {"a": 4}}, MARKET)
     assert consumer.body() == (WHOLE, {"600003.SH": {"a": 4}})
+
+
+def test_a_begun_snapshot_of_a_lost_pusher_counts_no_more(running: Desk) -> None:
+    consumer = running.consumer(WHOLE)
+    pusher = running.pusher(kinds=["whole"])
+    pusher.until("subscribe")
+    unfinished = running.push._pushers._entrance.unfinished  # type: ignore[union-attr]
+    pusher.push({"600000.SH": {"a": 1}}, MARKET, more=True)
+    wait_for(lambda: unfinished.size > 0, "a part")
+    pusher.close()
+    consumer.status(state="down")
+    assert unfinished.size == 0
 
 
 def test_names_of_topics_take_bounded_memory(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

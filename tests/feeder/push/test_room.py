@@ -160,9 +160,29 @@ def test_the_conflation_has_a_bound_and_holds_then(running: Desk, monkeypatch: p
         for number in range(200):
             pusher.push({"time": number}, {"kind": "quote", "code": f"{number:06d}.SZ", "period": "tick"})
         waiting = running.push._pushers._entrance._waiting  # type: ignore[union-attr]
-        wait_for(lambda: waiting.is_full, "the bound")
+        wait_for(lambda: not waiting.has_room(), "the bound")
         assert waiting.size < 21_000
     consumer.until(lambda: len({topic for topic, _ in consumer.bodies}) == 200)
+
+
+def test_a_line_of_many_bars_waits_for_the_inbox(running: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrance, "ROOM", 5)
+    waiting = running.push._pushers._entrance._waiting  # type: ignore[union-attr]
+    monkeypatch.setattr(waiting, "_limit", 20_000)
+    consumer = running.consumer(BARS, QUOTE)
+    pusher = running.pusher()
+    pusher.until("subscribe")
+    pusher.until("subscribe")
+    with stopped(running):
+        for number in range(60):
+            pusher.push({"time": number})
+        wait_for(lambda: len(waiting) == 1, "what waits")
+        # 100 bars of 10 bytes take more than all that may wait.
+        pusher.push([{"time": number} for number in range(100)], BAR)
+        connections = running.push._pushers._by_connection  # type: ignore[union-attr]
+        wait_for(lambda: any(each._held is not None for each in connections), "the pusher to be held")
+        assert len(waiting) == 1
+    consumer.until(lambda: (BARS, {CODE: [{"time": number} for number in range(100)]}) in consumer.bodies)
 
 
 def test_account_is_masked_in_the_state(running: Desk) -> None:

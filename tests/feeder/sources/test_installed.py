@@ -93,6 +93,7 @@ def test_a_copy_of_a_package_further_on_the_path_is_none(site: Install) -> None:
             "demo (demo-feed 1.0) cannot be imported: ModuleNotFoundError: No module named 'nothing",
         ),
         ("raise SystemExit('bye')", "demo (demo-feed 1.0) cannot be imported: SystemExit: bye"),
+        ("raise KeyboardInterrupt", "demo (demo-feed 1.0) cannot be imported: KeyboardInterrupt"),
         ("raise OSError('a\\nb')", "demo (demo-feed 1.0) cannot be imported: OSError: a"),
         ("this is no Python", "cannot be imported: SyntaxError"),
         ("Other = 1", "cannot be imported: AttributeError: module 'demo_feed' has no attribute 'Demo'"),
@@ -101,6 +102,7 @@ def test_a_copy_of_a_package_further_on_the_path_is_none(site: Install) -> None:
         ("def Demo(): return 5", "demo (demo-feed 1.0) cannot be made: TypeError"),
         ("class Demo:\n    protocol = property(lambda _: 1 / 0)\n    def __init__(self, _): pass", "ZeroDivisionError"),
         ("def Demo(config): raise SystemExit", "demo (demo-feed 1.0) cannot be made: SystemExit"),
+        ("def Demo(config): raise KeyboardInterrupt", "demo (demo-feed 1.0) cannot be made: KeyboardInterrupt"),
     ],
 )
 def test_a_package_that_cannot_be_used_is_named(site: Install, text: str, said: str) -> None:
