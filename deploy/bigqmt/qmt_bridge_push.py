@@ -106,6 +106,7 @@ ADVICE = {
     "unsupported": "feeder 拒绝：协议版本不同，请使用与 qmt-bridge 同一版本的本文件。%s",
     "bad_request": "feeder 拒绝了本策略的请求，请把这一行报告给 QMT Bridge：%s",
     "tls": "feeder 在另一台机器上（HOST=%s）或者 TLS 为 True 时，必须同时设置 TLS = True 和 KEY。改好后重新运行。",
+    "unknown_host": "HOST=%s 解析不了（%s）。请填写 IP 地址，或者在系统的 hosts 文件里加上这个主机名，然后重新运行。",
     "no_account": "没有资金账号：请在“策略交易”里选择账号后运行，或者填写 ACCOUNTS。现在只推送行情。",
     "backtest": "本策略不能回测：请在“策略交易”里以实盘模式运行。",
     "failed": "调用终端的 %s 出错：%s",
@@ -528,6 +529,8 @@ class Bridge:
         self.ended = False
         self.lock = threading.Lock()
         self.said = set()
+        # A name is resolved here only: that may take seconds, and all strategies wait meanwhile.
+        self.place = self.resolve()
         self.sock = None
         self.phase = "closed"  # connecting, handshake, hello (sent), up
         self.broken = None  # Why the connection has to be made anew.
@@ -559,6 +562,18 @@ class Bridge:
         self.silent = False
 
     # Of the terminal's thread.
+
+    def resolve(self):
+        """Return what a socket to HOST needs, or None; the settings do not change while the strategy runs."""
+        if (TLS and not KEY) or (not TLS and HOST not in ("127.0.0.1", "localhost", "::1")):
+            # Without TLS anyone on the way could read the key.
+            self.say("tls", HOST)
+            return None
+        try:
+            return socket.getaddrinfo(HOST, PORT, 0, socket.SOCK_STREAM)[0]
+        except (OSError, UnicodeError) as exc:
+            self.say("unknown_host", HOST, exc)
+            return None
 
     def pump(self, context):
         """Do what is due: connect, read, call the terminal for what is wanted, and send."""
@@ -592,13 +607,11 @@ class Bridge:
         self.send(time.monotonic())
 
     def open(self, now):
-        if (TLS and not KEY) or (not TLS and HOST not in ("127.0.0.1", "localhost", "::1")):
-            # The settings do not change while the strategy runs. Without TLS anyone on the way could read the key.
-            self.say("tls", HOST)
-            self.retry_at = math.inf
+        if self.place is None:
+            # It was told at the start.
             return
+        family, kind, protocol, _, address = self.place
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(HOST, PORT, 0, socket.SOCK_STREAM)[0]
             self.sock = socket.socket(family, kind, protocol)
             self.sock.setblocking(False)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -506,6 +506,45 @@ def test_a_key_is_never_sent_without_tls(capsys: pytest.CaptureFixture[str]) -> 
     assert "TLS = True" in capsys.readouterr().out
 
 
+def test_a_host_name_is_resolved_at_the_start_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    found = socket.getaddrinfo("127.0.0.1", 9, 0, socket.SOCK_STREAM)
+
+    def resolve(host: str, *_: object) -> object:
+        asked.append(host)
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    strategy = loaded(text(HOST="feeder.example", KEY="0123456789abcdef", TLS=True))
+    bridge = strategy.Bridge(SimpleNamespace(), [])
+
+    for now in (10.0, 100.0):
+        bridge.turn(SimpleNamespace(), now)
+        assert bridge.sock is not None
+        bridge.broken = "lost"
+        bridge.turn(SimpleNamespace(), now + 1)
+    bridge.end(SimpleNamespace())
+
+    assert asked == ["feeder.example"]
+
+
+def test_an_unknown_host_name_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    def fail(host: str, *_: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    strategy = loaded(text(HOST="feeder.example", KEY="0123456789abcdef", TLS=True))
+    bridge = strategy.Bridge(SimpleNamespace(), [])
+    for now in (10.0, 100.0):
+        bridge.turn(SimpleNamespace(), now)
+
+    assert (asked, bridge.sock) == (["feeder.example"], None)
+    assert capsys.readouterr().out.count("HOST=feeder.example 解析不了") == 1
+
+
 def test_a_day_of_many_events_is_sent_once(start: Callable[..., Running], feeder: Listener, tmp_path: Path) -> None:
     terminal = Terminal(start, tmp_path, feeder.port, MAX_RECENT=3, LIST_SECONDS=0.2)
     feeder.find(lambda line: line.get("type") == "accounts")
@@ -550,11 +589,12 @@ def test_what_a_connection_was_told_does_not_grow(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(strategy, "asset_event", lambda item, *_: (f"asset/{item}", {}))
     monkeypatch.setattr(strategy, "order_event", lambda item, *_: (f"order/{item}", {}))
     monkeypatch.setattr(strategy, "words", lambda *_: "")
+    sent: list[str] = []
+    monkeypatch.setattr(bridge, "put", lambda _, line: sent.append(line["event"]))
 
     for number in range(100):
         lists = {"account": [number], "order": ["A"], "deal": [], "position": []}
         bridge.publish_lists(ACCOUNT, "STOCK", lists, "20261130")
 
-    sent = [json.loads(strategy.encode(line))["event"] for line in bridge.waiting.values()]
     assert (sent.count("asset"), sent.count("order")) == (100, 1)
     assert sum(len(each) for told in bridge.told.values() for each in told) <= 4
