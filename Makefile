@@ -19,7 +19,7 @@ check:  ## Format, lint, types, shell script
 	if command -v shellcheck >/dev/null; then shellcheck .ci/run tests/windows/run deploy/examples/events.sh; fi
 
 test:  ## All tests; ARGS="tests/gateway -k hub" chooses
-	$(PYTHON) -m pytest -n 3 $(ARGS)
+	$(PYTHON) -m pytest -n 4 $(ARGS)
 
 examples:  ## The programs of deploy/examples, in each language that this machine has, while the gateway is killed
 	$(PYTHON) -m pytest -m examples tests/test_examples.py $(ARGS)
