@@ -110,6 +110,7 @@ ADVICE = {
     "no_account": "没有资金账号：请在“策略交易”里选择账号后运行，或者填写 ACCOUNTS。现在只推送行情。",
     "backtest": "本策略不能回测：请在“策略交易”里以实盘模式运行。",
     "failed": "调用终端的 %s 出错：%s",
+    "unread": "读不出终端对象的字段 %s（%s），该字段留空。",
     "call": "程序出错，请报告给 QMT Bridge：%s: %s",
     "line": "feeder 拒绝了一行数据（%s）：%s",
     "full": "feeder 太慢，积压超过 64 MB，重新连接。",
@@ -222,9 +223,11 @@ def read(item, *names):
         except UnicodeDecodeError as exc:
             # A native object decodes its text when it is read; brokers write GBK.
             value = exc.object
-        except Exception:
-            # A native object raises for a field that it cannot give to Python.
+        except Exception as exc:
+            # A native object raises for a field that it cannot give to Python; the others are of use without it.
             value = None
+            if BRIDGE is not None:
+                BRIDGE.say("unread", name, exc)
         if value is not None:
             return plain(value)
     return None
@@ -566,7 +569,7 @@ class Bridge:
     def resolve(self):
         """Return what a socket to HOST needs, or None; the settings do not change while the strategy runs."""
         if (TLS and not KEY) or (not TLS and HOST not in ("127.0.0.1", "localhost", "::1")):
-            # Without TLS anyone on the way could read the key.
+            # Without TLS the key could be read on the way.
             self.say("tls", HOST)
             return None
         try:

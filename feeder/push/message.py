@@ -28,8 +28,10 @@ TopicCode = Literal[
 ]
 # Characters of a reason, an error and a name of an event: what others are told of it is bounded.
 _Text = Annotated[str, Meta(max_length=1000)]
-# Numbers of markets and accounts that a pusher may name, and the longest account.
-_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(min_length=1, max_length=200)]
+# A kind, a market or an account: no spaces or control characters, because the log and tables show them in a line.
+_Name = Annotated[str, Meta(pattern=r"^[!-~\w]{1,64}\Z")]
+# How many of them a pusher may name.
+_Names = Annotated[list[_Name], Meta(min_length=1, max_length=200)]
 # Characters of a hello in the log, which has a line of each connection.
 _MOST_SHOWN = 500
 # Characters of the `id` of a trade event.
@@ -90,7 +92,7 @@ class State(msgspec.Struct, frozen=True, tag_field="type", tag="state"):
 class Account(msgspec.Struct, frozen=True):
     """How the trade events of one account are served."""
 
-    account: Annotated[str, Meta(min_length=1, max_length=64)]
+    account: _Name
     type: Annotated[str, Meta(max_length=32)] = ""
     state: Literal["connecting", "up", "down", "stale", "refused"] = "up"
     reason: _Text | None = None

@@ -451,6 +451,7 @@ def test_what_the_terminal_calls_back_raises_nothing_there(capsys: pytest.Captur
     kept[0]({"600519.SH": {"time": 1796004000000}})
     strategy.order_callback(None, Unreadable())
     strategy.deal_callback(None, Unreadable())
+    assert "读不出终端对象的字段 m_strRemark" in capsys.readouterr().out
     assert [key[0] for key in bridge.waiting] == ["every", "quote", "trade", "trade"]
 
 

@@ -273,6 +273,15 @@ def test_a_pusher_says_how_it_is(running: Desk) -> None:
     assert consumer.status(state="up")["data_lost"]
 
 
+@pytest.mark.parametrize("account", ["1000\nup", "1000\x1b[31m", "10 00", "1000\u2028", ""])
+def test_an_account_that_would_break_a_line_is_refused(running: Desk, account: str) -> None:
+    answer = running.connect().hello(kinds=["trade"], accounts=[account])
+    assert (answer["type"], answer["code"]) == ("refused", "bad_request")
+    pusher = running.pusher(name="other", kinds=["trade"])
+    pusher.say({"type": "accounts", "accounts": [{"account": account}]})
+    assert pusher.until("error")["code"] == "bad_request"
+
+
 def test_a_reason_of_a_pusher_is_one_line(running: Desk) -> None:
     consumer = running.consumer(QUOTE)
     pusher = running.pusher(kinds=["quote", "trade"], accounts=[ACCOUNT])
